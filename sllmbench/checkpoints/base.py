@@ -1,0 +1,65 @@
+"""What a checkpoint is to the rest of the house: named tensors, read a few rows at a time."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from sllmbench.formats import QuantTensor
+
+Progress = Callable[[str, float | None], None]
+"""Called with what is being done and the fraction done (None where unknown)."""
+
+
+def silent(what: str, fraction: float | None) -> None:
+    """A :data:`Progress` that says nothing."""
+
+
+class Checkpoint(ABC):
+    """Weights on disk under the names that transformers gives them."""
+
+    name: str
+    """As the user asked for it."""
+    provenance: str
+    """What the weights are, said in every record: e.g. ``dequantised Q4_1``."""
+    quality_unavailable: str | None
+    """Why no quality can be measured (random weights), or None where it can."""
+
+    @abstractmethod
+    def config(self) -> Any:
+        """The model's ``transformers`` configuration."""
+
+    @abstractmethod
+    def tokenizer(self) -> Any:
+        """The model's ``transformers`` tokenizer."""
+
+    @abstractmethod
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor's name and shape, without reading any data."""
+
+    @abstractmethod
+    def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+        """Rows ``start`` to ``stop`` of a tensor (elements, where it has one dimension).
+
+        Only what is returned stays in memory: nothing is left mapped.
+
+        Raises:
+            InputError: no such tensor, a corrupt file, or NaN or infinite values in it.
+        """
+
+    def tensor(self, name: str) -> NDArray[np.float32]:
+        """A whole tensor as float32."""
+        return self.rows(name, 0, self.shapes()[name][0])
+
+    def quantized(self, name: str) -> QuantTensor | None:
+        """The tensor's stored blocks as they are, or None where it is stored as floats.
+
+        Raises:
+            InputError: its block type has no kernel here.
+        """
+        return None
