@@ -1,0 +1,5 @@
+"""Quantisers: float weights → :class:`~sllmbench.formats.QuantTensor`."""
+
+from sllmbench.quantizers.rtn import quantize
+
+__all__ = ["quantize"]
