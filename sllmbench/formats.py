@@ -39,6 +39,15 @@ class QuantFormat:
     group_size: int
     offset: Offset = "symmetric"
 
+    def __post_init__(self) -> None:
+        """Refuse what no kernel multiplies with."""
+        if self.bits not in (4, 8) or (self.bits == 8 and self.offset != "symmetric"):
+            raise InputError(
+                f"no {self.bits}-bit {self.offset} format: 4 bits, or 8 bits symmetric"
+            )
+        if self.group_size != ROW and self.group_size < 1:
+            raise InputError(f"group_size must be positive or {ROW} (a whole row)")
+
     def group_length(self, k: int) -> int:
         """Values of k that share one scale in a row of ``k``; the last group may be shorter."""
         return k if self.group_size == ROW else min(self.group_size, k)
@@ -119,7 +128,9 @@ class QuantTensor:
     def __post_init__(self) -> None:
         """Check every array against the format; the kernels trust what passes here."""
         groups = self.format.groups(self.k)
-        width, code_type = (-(-self.k // 2), np.uint8) if self.format.bits == 4 else (self.k, np.int8)
+        width, code_type = (
+            (-(-self.k // 2), np.uint8) if self.format.bits == 4 else (self.k, np.int8)
+        )
         _check_array("codes", self.codes, (self.n, width), code_type)
         _check_array("scales", self.scales, (self.n, groups), np.float16)
         if not np.isfinite(self.scales).all():
@@ -131,15 +142,19 @@ class QuantTensor:
         if self.offsets is None:
             raise InputError(f"{self.format.name} needs offsets")
         zero_point = self.format.offset == "zero_point"
-        _check_array("offsets", self.offsets, (self.n, groups), np.uint8 if zero_point else np.float16)
+        _check_array(
+            "offsets", self.offsets, (self.n, groups), np.uint8 if zero_point else np.float16
+        )
         if not np.isfinite(self.offsets).all():
             raise InputError("offsets hold NaN or infinite values")
 
     @property
     def nbytes(self) -> int:
         """Bytes of codes, scales and offsets."""
-        return self.codes.nbytes + self.scales.nbytes + (
-            0 if self.offsets is None else self.offsets.nbytes
+        return (
+            self.codes.nbytes
+            + self.scales.nbytes
+            + (0 if self.offsets is None else self.offsets.nbytes)
         )
 
     @cached_property
@@ -174,7 +189,7 @@ class QuantTensor:
 
 
 def matmul_float64(x: NDArray[Any], weight: QuantTensor) -> NDArray[np.float64]:
-    """The oracle: ``x`` [m, k] times the dequantised weight's transpose, all in float64 → [m, n]."""
+    """Return ``x`` [m, k] times the dequantised weight's transpose, [m, n]: the float64 oracle."""
     product: NDArray[np.float64] = x.astype(np.float64) @ weight._values().T
     return product
 

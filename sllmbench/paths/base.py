@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from sllmbench.checkpoints.base import Checkpoint
 
 FloatType = Literal["float32", "bfloat16", "float16"]
+Arithmetic = Literal["exact", "int8"]
 
 
 @dataclass(frozen=True)
 class KernelUse:
-    """What really ran for one layer."""
+    """A kernel that ran: its name, the ISA it was built for, how it computes, what it reads."""
 
     kernel: str
     isa: str
@@ -27,37 +28,53 @@ class KernelUse:
 
 
 class PathLinear(nn.Module):
-    """A linear layer on a path; knows what it holds and which kernels have run."""
+    """A linear layer on a path: [..., in_features] → [..., out_features].
 
-    in_features: int
-    out_features: int
-    weights_bytes: int
+    It knows what it holds and which kernels have run.
+    """
 
-    def kernel_uses(self) -> set[KernelUse]:
-        """Every kernel that has run in this layer since it was made; empty before the first call."""
-        raise NotImplementedError
+    def __init__(self, out_features: int, in_features: int, format: str) -> None:
+        """Note the shape and how the weight is stored; subclasses add the weight itself."""
+        super().__init__()
+        self.format = format
+        self.out_features = out_features
+        self.in_features = in_features
+        self.kernel_uses: set[KernelUse] = set()
+        """Filled by the calls themselves, so it holds what ran and nothing else."""
 
-    def embedding_rows(self, ids: torch.Tensor) -> torch.Tensor:
-        """Rows ``ids`` of the weight as floats, [*ids.shape, k]: a tied embedding's lookup."""
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes that the layer's weight and bias take in memory."""
         raise NotImplementedError
 
 
 class Path(ABC):
     """A named way to run a linear layer."""
 
-    name: str
-    summary: str
-    """What it is, in one line for ``sllmbench paths``."""
-    float_type: FloatType
-    """The type of activations, norms and attention, which no path quantises."""
+    def __init__(self, name: str, summary: str, float_type: FloatType) -> None:
+        """Name the path.
 
+        Args:
+            name: as the user asks for it.
+            summary: what it is, in one line.
+            float_type: the type of activations, norms and attention, which no path quantises.
+        """
+        self.name = name
+        self.summary = summary
+        self.float_type: FloatType = float_type
+
+    @property
     @abstractmethod
-    def unsupported(self) -> str | None:
-        """Why this path cannot run on this machine, or None if it can."""
+    def format(self) -> str:
+        """How the layers' weights are stored, and the output layer's where that differs."""
+
+    def unsupported(self, checkpoint: Checkpoint | None = None) -> str | None:
+        """Why this path cannot run here (or cannot run ``checkpoint``); None if it can."""
+        return None
 
     @abstractmethod
     def linear(self, checkpoint: Checkpoint, name: str, bias: torch.Tensor | None) -> PathLinear:
-        """The layer whose weight is the checkpoint's tensor ``name``.
+        """Make the layer whose weight is the checkpoint's tensor ``name``.
 
         Raises:
             InputError: the weight's shape or stored type cannot run on this path.
@@ -65,8 +82,17 @@ class Path(ABC):
 
     @abstractmethod
     def lm_head(self, checkpoint: Checkpoint, name: str, bias: torch.Tensor | None) -> PathLinear:
-        """The output layer; paths keep it at the precision that their format customarily does."""
+        """Make the output layer, at the precision that the path's format customarily gives it."""
 
     @abstractmethod
     def bits_per_weight(self, k: int) -> float:
-        """Stored bits a weight in a row of ``k``, for estimates of memory before loading."""
+        """Stored bits a weight in a layer of ``k`` inputs, to estimate memory before loading."""
+
+    @abstractmethod
+    def head_bits_per_weight(self, k: int) -> float:
+        """The same for the output layer."""
+
+
+def rows_at_once(k: int) -> int:
+    """Rows of a [n, k] float32 tensor to hold at a time: 16 MiB, so that loading stays lean."""
+    return max(1, (16 << 20) // (4 * k))

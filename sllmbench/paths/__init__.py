@@ -1,0 +1,92 @@
+"""Every path that can be asked for, by name."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import TYPE_CHECKING
+
+from sllmbench.errors import InputError
+from sllmbench.formats import parse_format
+from sllmbench.paths.base import Arithmetic, KernelUse, Path, PathLinear
+from sllmbench.paths.native import GgufPath, NativePath
+from sllmbench.paths.torch_float import TorchFloatPath
+from sllmbench.paths.torch_int4pack import Int4PackPath
+from sllmbench.paths.unfused import UnfusedPath
+
+if TYPE_CHECKING:
+    from sllmbench.checkpoints.base import Checkpoint
+
+__all__ = [
+    "Arithmetic",
+    "KernelUse",
+    "Path",
+    "PathLinear",
+    "default_paths",
+    "path_names",
+    "resolve",
+]
+
+_INT4 = ("int4-g32", "int4-g64", "int4-g128", "int4-row")
+_INT4_ASYM = tuple(f"{name}-asym" for name in _INT4)
+_DEFAULTS = ("fp32", "bf16", "int8", "int4-g32", "gguf", "unfused-int4")
+_GROUPED = re.compile(r"(unfused-int4|torch:int4pack)(?:-g(32|64|128))?")
+
+
+def path_names() -> list[str]:
+    """Every path's name, in the order in which they are shown."""
+    grouped = [
+        f"{base}{g}" for base in ("unfused-int4", "torch:int4pack") for g in ("", "-g64", "-g128")
+    ]
+    return ["fp32", "bf16", "fp16", "int8", *_INT4, *_INT4_ASYM, "gguf", *grouped]
+
+
+def default_paths(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """The paths that ``sllmbench run`` takes where none are asked for."""
+    return tuple(name for name in _DEFAULTS if resolve(name).unsupported(checkpoint) is None)
+
+
+def resolve(name: str, arithmetic: Arithmetic = "int8") -> Path:
+    """Return the path called ``name``.
+
+    Args:
+        name: one of :func:`path_names`; a bare ``unfused-int4`` or ``torch:int4pack`` means g32.
+        arithmetic: how our own kernels compute; other paths have no choice.
+
+    Raises:
+        InputError: no path has this name.
+    """
+    match name:
+        case "fp32":
+            return TorchFloatPath(name, "torch, float32: the usual baseline", "float32")
+        case "bf16":
+            return TorchFloatPath(name, "torch, bfloat16", "bfloat16")
+        case "fp16":
+            return TorchFloatPath(
+                name, "torch, float16; emulated, so slow, on a CPU without it", "float16"
+            )
+        case "gguf":
+            return GgufPath(
+                name, "our kernels on a GGUF file's own Q4_1 and Q8_0 blocks", arithmetic
+            )
+        case "int8":
+            return NativePath(
+                name, "our kernels, int8, a scale a row", parse_format(name), arithmetic
+            )
+        case _ if name in _INT4 + _INT4_ASYM:
+            group = name.split("-")[1].removeprefix("g")
+            span = "row" if group == "row" else f"group of {group}"
+            kind = "asymmetric" if name.endswith("-asym") else "symmetric"
+            summary = f"our kernels, {kind} int4, a scale a {span}"
+            return NativePath(name, summary, parse_format(name), arithmetic)
+    grouped = _GROUPED.fullmatch(name)
+    if grouped is None:
+        close = difflib.get_close_matches(name, path_names(), 1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise InputError(f"unknown path {name!r}{hint}; `sllmbench paths` lists them")
+    layout = parse_format(f"int4-g{grouped[2] or 32}")
+    if grouped[1] == "unfused-int4":
+        summary = f"int4-g{layout.group_size} expanded to float32 at every call, then torch"
+        return UnfusedPath(name, summary, layout)
+    summary = f"peer: torch's int4 kernel, groups of {layout.group_size}, bf16 activations"
+    return Int4PackPath(name, summary, layout)

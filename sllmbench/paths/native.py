@@ -1,0 +1,208 @@
+"""Our own kernels: weights stay packed, one fused pass dequantises and multiplies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from sllmbench import _native
+from sllmbench.errors import InputError
+from sllmbench.formats import QuantFormat, QuantTensor, parse_format
+from sllmbench.paths.base import Arithmetic, KernelUse, Path, PathLinear, rows_at_once
+from sllmbench.paths.torch_float import TorchLinear, float_tensor
+from sllmbench.quantizers import quantize
+
+if TYPE_CHECKING:
+    from sllmbench.checkpoints.base import Checkpoint
+
+HEAD_FORMAT = "int8"
+"""The output layer of our int4 paths: at 4 bits it costs most of the quality that 4 bits cost."""
+
+ARITHMETIC = {
+    "exact": "float32 activations",
+    "int8": "int8 activations, a scale a row and group (128 at most)",
+}
+
+
+def matmul(
+    x: Any, weight: QuantTensor, kernel: str | None = None, threads: int | None = None
+) -> Any:
+    """Multiply activations by a quantised weight: [m, k] × [n, k]ᵀ → [m, n].
+
+    Args:
+        x: float32 [m, k], a NumPy array or a torch tensor; other float types are converted.
+        weight: the quantised [n, k] weight; packed for the kernels on the first call.
+        kernel: ``ISA.ARITHMETIC``, e.g. ``avx2.exact``; None takes the best ISA that this machine
+            has (or ``SLLMBENCH_ISA``) and int8 activations.
+        threads: how many; None takes ``SLLMBENCH_THREADS`` or all usable CPUs.
+
+    Returns:
+        float32 [m, n], of the same kind as ``x``.
+
+    Raises:
+        InputError: shapes that do not fit, an unknown kernel, or one that cannot run here.
+    """
+    is_torch = isinstance(x, torch.Tensor)
+    rows = np.ascontiguousarray(x.detach().cpu().float().numpy() if is_torch else x, np.float32)
+    if rows.ndim != 2 or rows.shape[1] != weight.k:
+        raise InputError(f"x must be [m, {weight.k}] for this weight, not {list(rows.shape)}")
+    isa, arithmetic = _parse_kernel(kernel)
+    out = np.empty((rows.shape[0], weight.n), np.float32)
+    try:
+        _native.matmul(rows, weight.native, out, arithmetic=arithmetic, isa=isa, threads=threads)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    return torch.from_numpy(out) if is_torch else out
+
+
+def kernels() -> list[str]:
+    """Every kernel name that :func:`matmul` takes on this machine."""
+    return [f"{isa}.{arithmetic}" for isa in _native.supported_isas() for arithmetic in ARITHMETIC]
+
+
+def _parse_kernel(kernel: str | None) -> tuple[str | None, Arithmetic]:
+    if kernel is None:
+        return None, "int8"
+    isa, _, arithmetic = kernel.partition(".")
+    if arithmetic not in ("exact", "int8") or isa not in _native.compiled_isas():
+        raise InputError(f"unknown kernel {kernel!r}; here are {', '.join(kernels())}")
+    return isa, arithmetic
+
+
+class NativeLinear(PathLinear):
+    """A linear layer on our kernels; activations are float32."""
+
+    def __init__(
+        self, weight: QuantTensor, bias: torch.Tensor | None, arithmetic: Arithmetic
+    ) -> None:
+        """Pack ``weight`` for the kernels and let go of its original codes."""
+        super().__init__(weight.n, weight.k, weight.format.name)
+        self._weight = weight.native
+        self._arithmetic = arithmetic
+        self._isa = _native.active_isa()
+        self.bias = None if bias is None else torch.nn.Parameter(bias, requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply [..., in_features] → [..., out_features]."""
+        rows = x.detach().reshape(-1, self.in_features).float().contiguous()
+        out = torch.empty(rows.shape[0], self.out_features)
+        kernel = _native.matmul(
+            rows.numpy(), self._weight, out.numpy(), arithmetic=self._arithmetic, isa=self._isa
+        )
+        self.kernel_uses.add(KernelUse(kernel, self._isa, self._arithmetic, self.format))
+        if self.bias is not None:
+            out += self.bias
+        return out.view(*x.shape[:-1], self.out_features).to(x.dtype)
+
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes of the packed weight, scales and padding included, and of the bias."""
+        return self._weight.nbytes + (0 if self.bias is None else self.bias.nbytes)
+
+    def embedding_rows(self, ids: torch.Tensor) -> torch.Tensor:
+        """Rows ``ids`` of the weight in float32, [*ids.shape, in_features]: an embedding's look-up."""
+        rows = self._weight.dequantize_rows(ids.reshape(-1).numpy())
+        return torch.from_numpy(rows).view(*ids.shape, self.in_features)
+
+
+def quantized_tensor(checkpoint: Checkpoint, name: str, layout: QuantFormat) -> QuantTensor:
+    """Quantise a checkpoint's tensor, a few rows in float32 at a time."""
+    n, k = _matrix_shape(checkpoint, name)
+    step = rows_at_once(k)
+    parts = [
+        quantize(checkpoint.rows(name, start, min(start + step, n)), layout)
+        for start in range(0, n, step)
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    offsets = [part.offsets for part in parts if part.offsets is not None]
+    return QuantTensor(
+        layout,
+        n,
+        k,
+        np.concatenate([part.codes for part in parts]),
+        np.concatenate([part.scales for part in parts]),
+        np.concatenate(offsets) if offsets else None,
+    )
+
+
+def _matrix_shape(checkpoint: Checkpoint, name: str) -> tuple[int, int]:
+    shape = checkpoint.shapes()[name]
+    if len(shape) != 2:
+        raise InputError(f"{name} has shape {list(shape)}; a linear layer's weight is [n, k]")
+    return shape[0], shape[1]
+
+
+class NativePath(Path):
+    """Weights quantised on loading, by rounding to nearest, to one of our formats."""
+
+    def __init__(
+        self, name: str, summary: str, layout: QuantFormat, arithmetic: Arithmetic
+    ) -> None:
+        """Store layers as ``layout``, the output layer as :data:`HEAD_FORMAT`."""
+        super().__init__(name, summary, "float32")
+        self._layout = layout
+        self._head = parse_format(HEAD_FORMAT)
+        self._arithmetic = arithmetic
+
+    @property
+    def format(self) -> str:
+        """The layers' format; the head's where it differs."""
+        if self._layout.name == self._head.name:
+            return self._layout.name
+        return f"{self._layout.name}, lm_head {self._head.name}"
+
+    def linear(self, checkpoint: Checkpoint, name: str, bias: torch.Tensor | None) -> PathLinear:
+        """Quantise the layer's weight."""
+        return NativeLinear(
+            quantized_tensor(checkpoint, name, self._layout), bias, self._arithmetic
+        )
+
+    def lm_head(self, checkpoint: Checkpoint, name: str, bias: torch.Tensor | None) -> PathLinear:
+        """Quantise the output layer to :data:`HEAD_FORMAT`."""
+        return NativeLinear(quantized_tensor(checkpoint, name, self._head), bias, self._arithmetic)
+
+    def bits_per_weight(self, k: int) -> float:
+        """Codes, scales and offsets."""
+        return self._layout.bits_per_weight(k)
+
+    def head_bits_per_weight(self, k: int) -> float:
+        """The output layer's."""
+        return self._head.bits_per_weight(k)
+
+
+class GgufPath(Path):
+    """A GGUF file's own blocks, multiplied as they are stored: nothing is quantised again."""
+
+    def __init__(self, name: str, summary: str, arithmetic: Arithmetic) -> None:
+        """Run stored blocks with ``arithmetic``."""
+        super().__init__(name, summary, "float32")
+        self._arithmetic = arithmetic
+
+    @property
+    def format(self) -> str:
+        """Each tensor has its own; the record's kernels name them."""
+        return "as stored in the file"
+
+    def unsupported(self, checkpoint: Checkpoint | None = None) -> str | None:
+        """A checkpoint without stored blocks has nothing for this path."""
+        if checkpoint is None or checkpoint.holds_quantized:
+            return None
+        return f"{checkpoint.name} is not a GGUF file, so it holds no stored blocks"
+
+    def linear(self, checkpoint: Checkpoint, name: str, bias: torch.Tensor | None) -> PathLinear:
+        """Take the stored blocks, or the floats of a tensor that is stored as floats."""
+        stored = checkpoint.quantized(name)
+        if stored is None:
+            return TorchLinear(float_tensor(checkpoint, name, "float32"), bias)
+        return NativeLinear(stored, bias, self._arithmetic)
+
+    lm_head = linear
+
+    def bits_per_weight(self, k: int) -> float:
+        """At most 8.5: the widest block type that runs here is Q8_0."""
+        return parse_format("q8_0").bits_per_weight(k)
+
+    head_bits_per_weight = bits_per_weight

@@ -1,0 +1,84 @@
+"""unfused-int4: expand the weight in memory, then multiply, as the slow GPTQ kernels do.
+
+It is here to be measured: per call it writes and reads the whole weight again as float32, about
+0.5 + 4 + 4 bytes a weight where a fused kernel reads 0.5, which is how 4-bit models end up slower
+than the float ones they were made from.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional
+
+from sllmbench.paths.base import KernelUse, Path, PathLinear
+from sllmbench.paths.native import quantized_tensor
+from sllmbench.paths.torch_float import TorchLinear, float_tensor
+
+if TYPE_CHECKING:
+    from sllmbench.checkpoints.base import Checkpoint
+    from sllmbench.formats import QuantFormat, QuantTensor
+
+
+class UnfusedLinear(PathLinear):
+    """Symmetric int4, expanded to a float32 matrix by torch at every call."""
+
+    def __init__(self, weight: QuantTensor, bias: torch.Tensor | None) -> None:
+        """Hold the nibbles as they are packed: uint8 [n, ceil(k/2)], float16 scales."""
+        super().__init__(weight.n, weight.k, weight.format.name)
+        self._codes = torch.from_numpy(weight.codes)
+        self._scales = torch.from_numpy(weight.scales)
+        self._group = weight.format.group_length(weight.k)
+        self.bias = None if bias is None else torch.nn.Parameter(bias, requires_grad=False)
+        isa = torch.backends.cpu.get_cpu_capability().lower()
+        self._use = KernelUse("torch expand + torch.linear", isa, "float32", self.format)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Expand, then multiply [..., in_features] → [..., out_features]."""
+        self.kernel_uses.add(self._use)
+        return functional.linear(x, self._expanded(), self.bias)
+
+    def _expanded(self) -> torch.Tensor:
+        codes, scales = self._codes, self._scales
+        nibbles = torch.stack((codes & 0x0F, codes >> 4), dim=-1).flatten(-2)[
+            ..., : self.in_features
+        ]
+        weight = nibbles.float() - 8
+        return weight * scales.float().repeat_interleave(self._group, -1)[..., : self.in_features]
+
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes at rest; every call needs 4 more a weight while it runs."""
+        stored = self._codes.nbytes + self._scales.nbytes
+        return stored + (0 if self.bias is None else self.bias.nbytes)
+
+
+class UnfusedPath(Path):
+    """The int4 weights of ``int4-g*``, with the float output layer that GPTQ checkpoints keep."""
+
+    def __init__(self, name: str, summary: str, layout: QuantFormat) -> None:
+        """Store layers as ``layout``."""
+        super().__init__(name, summary, "float32")
+        self._layout = layout
+
+    @property
+    def format(self) -> str:
+        """The layers' format and the float output layer."""
+        return f"{self._layout.name}, lm_head float32"
+
+    def linear(self, checkpoint: Checkpoint, name: str, bias: torch.Tensor | None) -> PathLinear:
+        """Quantise the layer's weight."""
+        return UnfusedLinear(quantized_tensor(checkpoint, name, self._layout), bias)
+
+    def lm_head(self, checkpoint: Checkpoint, name: str, bias: torch.Tensor | None) -> PathLinear:
+        """Keep the output layer in float32."""
+        return TorchLinear(float_tensor(checkpoint, name, "float32"), bias)
+
+    def bits_per_weight(self, k: int) -> float:
+        """At rest; the one expanded layer at a time is in the memory margin."""
+        return self._layout.bits_per_weight(k)
+
+    def head_bits_per_weight(self, k: int) -> float:
+        """float32."""
+        return 32
