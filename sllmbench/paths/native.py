@@ -102,7 +102,7 @@ class NativeLinear(PathLinear):
         return self._weight.nbytes + (0 if self.bias is None else self.bias.nbytes)
 
     def embedding_rows(self, ids: torch.Tensor) -> torch.Tensor:
-        """Rows ``ids`` of the weight in float32, [*ids.shape, in_features]: an embedding's look-up."""
+        """Look rows ``ids`` up in the weight, as an embedding does → float32 [*ids.shape, k]."""
         rows = self._weight.dequantize_rows(ids.reshape(-1).numpy())
         return torch.from_numpy(rows).view(*ids.shape, self.in_features)
 
