@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 
-def make_llama(folder: Path, *, tied: bool = True, bias: bool = False, hidden: int = 96) -> Path:
+def _save_llama(folder: Path, *, tied: bool = True, bias: bool = False, hidden: int = 96) -> Path:
     """Save a small random llama with a word-level tokenizer, as a Hugging Face folder."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -35,6 +36,12 @@ def make_llama(folder: Path, *, tied: bool = True, bias: bool = False, hidden: i
 
 
 @pytest.fixture(scope="session")
-def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def make_llama(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A maker of small llamas, for tests that need one of their own."""
+    return lambda **options: _save_llama(tmp_path_factory.mktemp("llama"), **options)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(make_llama: Callable[..., Path]) -> Path:
     """A two-layer llama with tied embeddings; widths that are no multiple of 64 or 128."""
-    return make_llama(tmp_path_factory.mktemp("tiny-llama"))
+    return make_llama()
