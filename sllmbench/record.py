@@ -124,6 +124,8 @@ class Record(_Frozen):
     weights_bytes: int
     peak_rss_bytes: int | None
     """Highest resident memory from before loading to the last timing, above the interpreter's."""
+    peak_rss_reason: str | None
+    """Why there is no peak."""
 
     energy_j: float | None
     energy_j_per_token: float | None
