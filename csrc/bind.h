@@ -1,0 +1,11 @@
+// The groups of Python functions that module.cpp registers.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace sllmbench {
+
+void bind_kernels(pybind11::module_& module);
+void bind_probes(pybind11::module_& module);
+
+}  // namespace sllmbench

@@ -1,0 +1,194 @@
+// PackedWeights, matmul, instruction sets and threads: check arguments, release the GIL, call.
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <string>
+
+#include "bind.h"
+#include "cpu/isa.h"
+#include "cpu/matmul.h"
+#include "cpu/packed.h"
+#include "cpu/pool.h"
+
+namespace py = pybind11;
+
+namespace sllmbench {
+namespace {
+
+std::string describe(const py::array& array) {
+    std::string shape;
+    for (py::ssize_t i = 0; i < array.ndim(); ++i)
+        shape += (i ? ", " : "") + std::to_string(array.shape(i));
+    return py::str(array.dtype()).cast<std::string>() + " [" + shape + "]" +
+           ((array.flags() & py::array::c_style) ? "" : ", not C-contiguous");
+}
+
+// Nothing is converted silently: a copy of the activations would be part of what is measured.
+void check_array(const char* what, const py::array& array, const py::dtype& dtype,
+                 std::initializer_list<std::int64_t> shape) {
+    bool good = array.dtype().equal(dtype) && (array.flags() & py::array::c_style) != 0 &&
+                array.ndim() == static_cast<py::ssize_t>(shape.size());
+    std::string wanted;
+    py::ssize_t i = 0;
+    for (const std::int64_t extent : shape) {
+        good = good && array.shape(i) == extent;
+        wanted += (i++ ? ", " : "") + std::to_string(extent);
+    }
+    if (!good)
+        throw py::value_error(std::string(what) + " must be a C-contiguous " +
+                              py::str(dtype).cast<std::string>() + " [" + wanted + "], not " +
+                              describe(array));
+}
+
+Offset parse_offset(const std::string& name) {
+    if (name == "symmetric") return Offset::symmetric;
+    if (name == "zero_point") return Offset::zero_point;
+    if (name == "minimum") return Offset::minimum;
+    throw py::value_error("offset must be symmetric, zero_point or minimum, not '" + name + "'");
+}
+
+Arithmetic parse_arithmetic(const std::string& name) {
+    if (name == "exact") return Arithmetic::exact;
+    if (name == "int8") return Arithmetic::int8;
+    throw py::value_error("arithmetic must be exact or int8, not '" + name + "'");
+}
+
+PackedWeights pack(const py::array& codes, const py::array& scales,
+                   const std::optional<py::array>& offsets, std::int64_t n, std::int64_t k,
+                   int bits, std::int64_t group_size, const std::string& offset_name) {
+    if (n < 0 || k < 1)
+        throw py::value_error("a weight needs n >= 0 and k >= 1, not n = " + std::to_string(n) +
+                              ", k = " + std::to_string(k));
+    if (bits != 4 && bits != 8)
+        throw py::value_error("bits must be 4 or 8, not " + std::to_string(bits));
+    if (group_size < 1)
+        throw py::value_error("group_size must be at least 1, not " + std::to_string(group_size));
+    const Offset offset = parse_offset(offset_name);
+    const std::int64_t groups = (k - 1) / group_size + 1;
+    const py::dtype half("float16");
+    if (bits == 4)
+        check_array("codes", codes, py::dtype::of<std::uint8_t>(), {n, (k + 1) / 2});
+    else
+        check_array("codes", codes, py::dtype::of<std::int8_t>(), {n, k});
+    check_array("scales", scales, half, {n, groups});
+    if (offsets.has_value() != (offset != Offset::symmetric))
+        throw py::value_error(offset == Offset::symmetric
+                                  ? "symmetric weights take no offsets"
+                                  : offset_name + " weights need offsets");
+    if (offsets)
+        check_array("offsets", *offsets,
+                    offset == Offset::zero_point ? py::dtype::of<std::uint8_t>() : half,
+                    {n, groups});
+    const SourceWeights source{n,
+                               k,
+                               bits,
+                               group_size,
+                               offset,
+                               static_cast<const std::uint8_t*>(codes.data()),
+                               static_cast<const std::uint16_t*>(scales.data()),
+                               offsets ? offsets->data() : nullptr};
+    const py::gil_scoped_release released;
+    return PackedWeights(source);
+}
+
+py::array dequantize_rows(const PackedWeights& weights, const py::array& rows) {
+    if (rows.ndim() != 1)
+        throw py::value_error("rows must be a C-contiguous int64 [count], not " + describe(rows));
+    const std::int64_t count = rows.shape(0);
+    check_array("rows", rows, py::dtype::of<std::int64_t>(), {count});
+    const auto* const row = static_cast<const std::int64_t*>(rows.data());
+    for (std::int64_t i = 0; i < count; ++i)
+        if (row[i] < 0 || row[i] >= weights.n())
+            throw py::value_error("row " + std::to_string(row[i]) + " is not in 0.." +
+                                  std::to_string(weights.n() - 1));
+    py::array_t<float> out({count, weights.k()});
+    float* const to = out.mutable_data();
+    const int threads = count < 16 ? 1 : configured_threads();
+    const py::gil_scoped_release released;
+    pool_run(count, threads, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i)
+            weights.dequantize_row(row[i], to + i * weights.k());
+    });
+    return out;
+}
+
+std::string multiply(const py::array& x, const PackedWeights& weights, const py::array& out,
+                     const std::string& arithmetic_name, const std::optional<std::string>& isa_name,
+                     const std::optional<long long>& threads) {
+    const Arithmetic arithmetic = parse_arithmetic(arithmetic_name);
+    const Isa& isa = isa_name ? supported_isa(*isa_name) : active_isa();
+    if (threads) check_threads(*threads);
+    const int used_threads = threads ? static_cast<int>(*threads) : configured_threads();
+    if (x.ndim() != 2)
+        throw py::value_error("x must be a C-contiguous float32 [m, k], not " + describe(x));
+    const std::int64_t m = x.shape(0);
+    check_array("x", x, py::dtype::of<float>(), {m, weights.k()});
+    check_array("out", out, py::dtype::of<float>(), {m, weights.n()});
+    if (!out.writeable()) throw py::value_error("out is read-only");
+    const auto* const from = static_cast<const float*>(x.data());
+    // Not mutable_data(): it repeats the check above with a worse message.
+    auto* const to = static_cast<float*>(const_cast<void*>(out.data()));
+    const py::gil_scoped_release released;
+    return matmul(from, m, weights, to, arithmetic, isa, used_threads);
+}
+
+}  // namespace
+
+void bind_kernels(py::module_& module) {
+    py::class_<PackedWeights>(
+        module, "PackedWeights",
+        "A quantised [n, k] weight in panels of 32 rows, ready for every kernel of this build.")
+        .def(py::init(&pack), py::arg("codes"), py::arg("scales"), py::arg("offsets").none(true),
+             py::kw_only(), py::arg("n"), py::arg("k"), py::arg("bits"), py::arg("group_size"),
+             py::arg("offset"))
+        .def_property_readonly("n", &PackedWeights::n, "Rows, the layer's output features.")
+        .def_property_readonly("k", &PackedWeights::k, "Columns, the layer's input features.")
+        .def_property_readonly("nbytes", &PackedWeights::nbytes, "Bytes held, padding included.")
+        .def("dequantize_rows", &dequantize_rows, py::arg("rows"),
+             "float32 [len(rows), k]: the given rows of the weight, rows int64 [count].");
+    module.def("matmul", &multiply, py::arg("x"), py::arg("weights"), py::arg("out"), py::kw_only(),
+               py::arg("arithmetic") = "int8", py::arg("isa") = py::none(),
+               py::arg("threads") = py::none(),
+               "out [m, n] = x [m, k] times the weight's transpose; returns the kernel that ran.");
+    module.def(
+        "compiled_isas",
+        [] {
+            std::vector<std::string> names;
+            for (const Isa& isa : compiled_isas()) names.emplace_back(isa.name);
+            return names;
+        },
+        "Instruction sets of this build, slowest first.");
+    module.def(
+        "supported_isas",
+        [] {
+            std::vector<std::string> names;
+            for (const Isa& isa : compiled_isas())
+                if (unsupported_reason(isa).empty()) names.emplace_back(isa.name);
+            return names;
+        },
+        "Those that this CPU and operating system can run, slowest first.");
+    module.def(
+        "isa_unsupported_reason",
+        [](const std::string& isa) -> std::optional<std::string> {
+            std::string reason = unsupported_reason(compiled_isa(isa));
+            if (reason.empty()) return std::nullopt;
+            return reason;
+        },
+        py::arg("isa"), "Why `isa` cannot run here, None when it can.");
+    module.def(
+        "active_isa", [] { return std::string(active_isa().name); },
+        "The instruction set of calls that name none: $SLLMBENCH_ISA or the best supported.");
+    module.def("threads", &configured_threads,
+               "Threads of calls that give no number: set_threads, $SLLMBENCH_THREADS or the CPUs "
+               "in the affinity mask.");
+    module.def(
+        "set_threads",
+        [](long long threads) {
+            check_threads(threads);
+            set_configured_threads(static_cast<int>(threads));
+        },
+        py::arg("threads"), "Set what threads() returns.");
+}
+
+}  // namespace sllmbench

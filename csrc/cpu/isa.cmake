@@ -1,0 +1,44 @@
+# The instruction sets: the only place that names them, their compiler flags and the CPU features
+# they need. Features are spelt as in /proc/cpuinfo; isa.cpp checks exactly these at run time.
+# Slowest first: the last one that the CPU supports is the default.
+#
+#    name        | compiler flags | CPU features
+set(isa_table_x86_64
+    "generic     |                |"
+#    "avx2        | -mavx2 -mfma -mf16c | avx2 fma f16c"
+#    "avx512_vnni | -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx2 -mfma -mf16c | avx512f avx512bw avx512dq avx512vl avx512_vnni avx2 fma f16c"
+)
+set(isa_table_other
+    "generic     |                |")
+
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
+  set(isa_table ${isa_table_x86_64})
+else()
+  set(isa_table ${isa_table_other})
+endif()
+
+# Each instruction set is an object library of its own: matmul_NAME.cpp and roof_NAME.cpp, compiled
+# with its flags. Everything else keeps the compiler's baseline, so that one wheel runs on every CPU
+# of the architecture.
+set(SLLMBENCH_GENERATED_DIR ${CMAKE_CURRENT_BINARY_DIR}/generated)
+set(SLLMBENCH_ISA_OBJECTS "")
+set(isa_rows "")
+foreach(row IN LISTS isa_table)
+  string(REPLACE "|" ";" row "${row}")
+  list(GET row 0 name)
+  list(GET row 1 flags)
+  list(GET row 2 features)
+  string(STRIP "${name}" name)
+  string(STRIP "${features}" features)
+  separate_arguments(flags UNIX_COMMAND "${flags}")
+  add_library(isa_${name} OBJECT csrc/cpu/matmul_${name}.cpp csrc/probes/roof_${name}.cpp)
+  target_include_directories(isa_${name} PRIVATE csrc)
+  target_compile_options(isa_${name} PRIVATE ${flags})
+  list(APPEND SLLMBENCH_ISA_OBJECTS $<TARGET_OBJECTS:isa_${name}>)
+  string(APPEND isa_rows " \\\n  ROW(${name}, \"${features}\")")
+endforeach()
+file(CONFIGURE OUTPUT ${SLLMBENCH_GENERATED_DIR}/isa_table.h @ONLY CONTENT
+"// Generated from csrc/cpu/isa.cmake: ROW(name, \"CPU features\") for each instruction set.
+#pragma once
+#define SLLMBENCH_ISA_TABLE(ROW)@isa_rows@
+")

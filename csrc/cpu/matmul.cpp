@@ -1,0 +1,109 @@
+#include "cpu/matmul.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+#include "cpu/isa.h"
+#include "cpu/packed.h"
+#include "cpu/pool.h"
+
+namespace sllmbench {
+namespace {
+
+// Weights times rows below this are done by the caller alone: sharing costs 1-2 us.
+constexpr std::int64_t kShareFromBytes = 48 << 10;
+
+// The prepared activations of the calling thread, kept between calls.
+class Workspace {
+   public:
+    std::byte* reserve(std::size_t bytes) {
+        if (bytes > size_) {
+            data_.reset();
+            size_ = 0;
+            const std::size_t rounded = (bytes + 4095) / 4096 * 4096;
+            data_.reset(static_cast<std::byte*>(std::aligned_alloc(64, rounded)));
+            if (!data_) throw std::bad_alloc();
+            size_ = rounded;
+        }
+        return data_.get();
+    }
+
+   private:
+    struct Free {
+        void operator()(std::byte* p) const { std::free(p); }
+    };
+    std::unique_ptr<std::byte, Free> data_;
+    std::size_t size_ = 0;
+};
+
+thread_local Workspace workspace;
+
+void point_into_workspace(Job& job, std::int64_t k_padded, Arithmetic arithmetic) {
+    const auto round_up = [](std::int64_t bytes) { return (bytes + 63) / 64 * 64; };
+    const std::int64_t value_bytes = arithmetic == Arithmetic::int8 ? 1 : 4;
+    // 64 bytes more: the kernels may read, not use, a whole vector at the last value.
+    const std::int64_t values = round_up(job.rows * k_padded * value_bytes) + 64;
+    const std::int64_t per_block = round_up(job.n_blocks * job.rows * 4) + 64;
+    std::byte* p = workspace.reserve(static_cast<std::size_t>(values + 2 * per_block));
+    job.values = p;
+    job.scales = reinterpret_cast<float*>(p + values);
+    job.sums = p + values + per_block;
+}
+
+void multiply_chunk(const Job& job, Arithmetic arithmetic, const Kernels& kernels, bool gemv,
+                    int threads) {
+    const bool int8 = arithmetic == Arithmetic::int8;
+    const auto prepare = int8 ? kernels.prepare_int8 : kernels.prepare_exact;
+    const std::int64_t panels = (job.n + kPanelRows - 1) / kPanelRows;
+    if (gemv) {
+        // Preparing so few rows takes a microsecond or two: less than handing it out.
+        prepare(job, 0, job.rows);
+        const auto multiply = int8 ? kernels.gemv_int8 : kernels.gemv_exact;
+        pool_run(panels, threads,
+                 [&](std::int64_t begin, std::int64_t end) { multiply(job, begin, end); });
+        return;
+    }
+    pool_run(job.rows / kRowStep, threads, [&](std::int64_t begin, std::int64_t end) {
+        prepare(job, begin * kRowStep, end * kRowStep);
+    });
+    const auto multiply = int8 ? kernels.gemm_int8 : kernels.gemm_exact;
+    const std::int64_t tiles = (job.rows + kTileRows - 1) / kTileRows;
+    pool_run(panels * tiles, threads, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t task = begin; task < end; ++task) {
+            const std::int64_t row = task % tiles * kTileRows;
+            multiply(job, task / tiles, row, std::min(job.rows, row + kTileRows));
+        }
+    });
+}
+
+}  // namespace
+
+const char* matmul(const float* x, std::int64_t m, const PackedWeights& weights, float* out,
+                   Arithmetic arithmetic, const Isa& isa, int threads) {
+    if (m == 0 || weights.n() == 0) return "none";
+    const bool gemv = m <= kGemvRows;
+    if (m * weights.panels() * weights.panel_bytes() < kShareFromBytes) threads = 1;
+    for (std::int64_t row = 0; row < m; row += kChunkRows) {
+        Job job{};
+        job.panels = weights.data();
+        job.blocks = weights.blocks().data();
+        job.n_blocks = static_cast<std::int64_t>(weights.blocks().size());
+        job.panel_bytes = weights.panel_bytes();
+        job.n = weights.n();
+        job.k = weights.k();
+        job.bits = weights.bits();
+        job.offset = weights.offset();
+        job.x = x + row * weights.k();
+        job.m = std::min(kChunkRows, m - row);
+        // A long prompt's last chunk stays with the gemm, so that one kernel name tells the truth.
+        job.rows = gemv ? m : (job.m + kRowStep - 1) / kRowStep * kRowStep;
+        job.out = out + row * weights.n();
+        point_into_workspace(job, weights.k_padded(), arithmetic);
+        multiply_chunk(job, arithmetic, *isa.kernels, gemv, threads);
+    }
+    return gemv ? "fused-gemv" : "fused-gemm";
+}
+
+}  // namespace sllmbench

@@ -1,0 +1,64 @@
+// out [m, n] = x [m, k] times a packed [n, k] weight's transpose.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "formats.h"
+
+namespace sllmbench {
+
+enum class Arithmetic : std::uint8_t { exact, int8 };
+
+// One call's work on up to kChunkRows rows of x, as the kernels see it. Plain pointers only: the
+// per-ISA files must not instantiate anything from std:: (see check_linkage.cmake).
+struct Job {
+    // The weight.
+    const std::uint8_t* panels;
+    const Block* blocks;
+    std::int64_t n_blocks;
+    std::int64_t panel_bytes;
+    std::int64_t n;
+    std::int64_t k;
+    int bits;
+    Offset offset;
+    // The activations as given. May be misaligned: read through loadu or memcpy only.
+    const float* x;  // [m, k]
+    std::int64_t m;
+    // The activations prepared: blocks that match the weight's, padded with zeros.
+    //   values: int8 or float, block b at k_padded * rows, inside it [rows, padded]
+    //   scales: int8 mode only, [n_blocks, rows]
+    //   sums:   sum of a block's values, int32 or float, [n_blocks, rows]
+    std::int64_t rows;  // m, or for the gemm m rounded up to kRowStep; the rows past m are zeros
+    void* values;
+    float* scales;
+    void* sums;
+    // The result. May be misaligned.
+    float* out;  // [m, n]
+};
+
+inline constexpr std::int64_t kGemvRows = 4;    // m up to this: straight from the codes
+inline constexpr std::int64_t kRowStep = 4;     // the gemms' smallest tile
+inline constexpr std::int64_t kTileRows = 128;  // rows that a gemm keeps sums for, 16 KB, in L1
+// Rows prepared at once: bounds the workspace to 512 k floats however long the prompt is.
+inline constexpr std::int64_t kChunkRows = 512;
+
+// What each instruction set supplies, under the same names in matmul_NAME.cpp. A row of x with a NaN
+// or an infinity in it must come out as NaN, whole: prepare_* poison its scale or its first value.
+struct Kernels {
+    void (*prepare_int8)(const Job&, std::int64_t row_begin, std::int64_t row_end);
+    void (*prepare_exact)(const Job&, std::int64_t row_begin, std::int64_t row_end);
+    void (*gemv_int8)(const Job&, std::int64_t panel_begin, std::int64_t panel_end);
+    void (*gemv_exact)(const Job&, std::int64_t panel_begin, std::int64_t panel_end);
+    // One panel times rows row_begin .. row_end-1 (at most kTileRows, a multiple of kRowStep).
+    void (*gemm_int8)(const Job&, std::int64_t panel, std::int64_t row_begin, std::int64_t row_end);
+    void (*gemm_exact)(const Job&, std::int64_t panel, std::int64_t row_begin, std::int64_t row_end);
+};
+
+class PackedWeights;
+struct Isa;
+// Returns the name of the kernel that ran: "fused-gemv" or "fused-gemm"; "none" for empty results.
+const char* matmul(const float* x, std::int64_t m, const PackedWeights& weights, float* out,
+                   Arithmetic arithmetic, const Isa& isa, int threads);
+
+}  // namespace sllmbench

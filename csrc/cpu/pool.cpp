@@ -1,0 +1,190 @@
+#include "cpu/pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <atomic>
+#include <charconv>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <thread>
+
+namespace sllmbench {
+namespace {
+
+// How long an idle worker spins before it sleeps. A model's forward has 10-50 us between two linear
+// layers, a wake-up from sleep costs 5-50 us; longer than this the spinning takes a core from the
+// other libraries' threads in the process (torch's OpenMP).
+constexpr std::chrono::microseconds kSpin{60};
+
+inline void pause_cpu() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#else
+    asm volatile("yield");
+#endif
+}
+
+class Pool {
+   public:
+    void run(std::int64_t tasks, int threads, TaskFunction function, void* context) {
+        std::lock_guard<std::mutex> lock(call_);
+        for (; workers_ < threads - 1; ++workers_) std::thread([this] { work(); }).detach();
+        job_ = {function, context, tasks, threads};
+        next_.store(0, std::memory_order_relaxed);
+        // Open the gate: a new generation, nobody inside.
+        const std::uint32_t gate = gate_.load(std::memory_order_relaxed);
+        gate_.store(((gate & ~(kOpen | kInside)) + kGeneration) | kOpen);
+        gate_.notify_all();
+        take_tasks();
+        gate_.fetch_and(~kOpen, std::memory_order_acq_rel);
+        wait_until_empty();
+    }
+
+   private:
+    // gate_: how many workers are inside the current job, whether more may enter, the job's number.
+    // The number wraps; a worker that slept through exactly 2^21 jobs misses one, which is harmless.
+    static constexpr std::uint32_t kInside = (1u << 10) - 1;
+    static constexpr std::uint32_t kOpen = 1u << 10;
+    static constexpr std::uint32_t kGeneration = 1u << 11;
+    static_assert(kMaxThreads < static_cast<int>(kInside));
+
+    struct Job {
+        TaskFunction function;
+        void* context;
+        std::int64_t tasks;
+        int threads;
+    };
+
+    void take_tasks() {
+        const Job job = job_;
+        std::int64_t begin = next_.load(std::memory_order_relaxed);
+        while (begin < job.tasks) {
+            const std::int64_t piece =
+                std::max<std::int64_t>(1, (job.tasks - begin) / (2 * job.threads));
+            if (next_.compare_exchange_weak(begin, begin + piece, std::memory_order_relaxed)) {
+                job.function(job.context, begin, begin + piece);
+                begin = next_.load(std::memory_order_relaxed);
+            }
+        }
+    }
+
+    void wait_until_empty() {
+        for (int spins = 0; (gate_.load(std::memory_order_acquire) & kInside) != 0; ++spins) {
+            // A worker that lost its core holds a piece: let it run if it waits for ours.
+            if (spins < 1000)
+                pause_cpu();
+            else
+                std::this_thread::yield();
+        }
+    }
+
+    // Counts this worker into the job that `gate` shows. Returns the workers inside, this one
+    // included, or 0 when the job has closed.
+    int enter(std::uint32_t gate) {
+        const std::uint32_t generation = gate & ~(kOpen | kInside);
+        while ((gate & ~(kOpen | kInside)) == generation && (gate & kOpen) != 0) {
+            if (gate_.compare_exchange_weak(gate, gate + 1, std::memory_order_acq_rel))
+                return static_cast<int>((gate & kInside) + 1);
+        }
+        return 0;
+    }
+
+    [[noreturn]] void work() {
+        std::uint32_t done = 0;
+        for (;;) {
+            const std::uint32_t gate = wait_for_other_than(done);
+            done = gate & ~(kOpen | kInside);
+            const int inside = enter(gate);
+            if (inside == 0) continue;
+            // The caller now waits for us, so job_ stays as it is until we leave. Earlier calls may
+            // have left more workers than this job wants.
+            if (inside < job_.threads) take_tasks();
+            gate_.fetch_sub(1, std::memory_order_release);
+        }
+    }
+
+    std::uint32_t wait_for_other_than(std::uint32_t done) {
+        const auto start = std::chrono::steady_clock::now();
+        for (unsigned spins = 1;; ++spins) {
+            const std::uint32_t gate = gate_.load(std::memory_order_acquire);
+            if ((gate & ~(kOpen | kInside)) != done) return gate;
+            pause_cpu();
+            if (spins % 32 == 0 && std::chrono::steady_clock::now() - start > kSpin)
+                gate_.wait(gate, std::memory_order_acquire);
+        }
+    }
+
+    std::mutex call_;
+    int workers_ = 0;
+    Job job_{};
+    alignas(64) std::atomic<std::uint32_t> gate_{0};
+    alignas(64) std::atomic<std::int64_t> next_{0};
+};
+
+// Never destroyed: the workers are detached and may look at it until the process ends. A forked
+// child has none of the threads and perhaps a locked mutex, so it forgets the pool and makes its own.
+std::atomic<Pool*> instance{nullptr};
+std::atomic<int> chosen_threads{0};
+
+Pool& pool() {
+    Pool* p = instance.load(std::memory_order_acquire);
+    if (p != nullptr) return *p;
+    static const int registered = pthread_atfork(nullptr, nullptr, [] {
+        instance.store(nullptr, std::memory_order_relaxed);
+    });
+    if (registered != 0) throw std::runtime_error("pthread_atfork failed");
+    Pool* fresh = new Pool;
+    if (instance.compare_exchange_strong(p, fresh)) return *fresh;
+    delete fresh;
+    return *p;
+}
+
+int affinity_cpus() {
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) return std::clamp(CPU_COUNT(&set), 1, kMaxThreads);
+    return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, kMaxThreads);
+}
+
+}  // namespace
+
+void check_threads(long long threads) {
+    if (threads < 1 || threads > kMaxThreads)
+        throw std::invalid_argument("threads must be between 1 and " + std::to_string(kMaxThreads) +
+                                    ", not " + std::to_string(threads));
+}
+
+int configured_threads() {
+    if (const int threads = chosen_threads.load(std::memory_order_relaxed)) return threads;
+    const char* text = std::getenv("SLLMBENCH_THREADS");
+    int threads = 0;
+    if (text == nullptr || *text == '\0') {
+        threads = affinity_cpus();
+    } else {
+        const char* end = text + std::strlen(text);
+        const auto [stop, error] = std::from_chars(text, end, threads);
+        if (error != std::errc() || stop != end || threads < 1 || threads > kMaxThreads)
+            throw std::invalid_argument("SLLMBENCH_THREADS must be a number between 1 and " +
+                                        std::to_string(kMaxThreads) + ", not '" + text + "'");
+    }
+    chosen_threads.store(threads, std::memory_order_relaxed);
+    return threads;
+}
+
+void set_configured_threads(int threads) {
+    check_threads(threads);
+    chosen_threads.store(threads, std::memory_order_relaxed);
+}
+
+void pool_run(std::int64_t tasks, int threads, TaskFunction function, void* context) {
+    if (tasks <= 0) return;
+    if (threads == 1 || tasks == 1) return function(context, 0, tasks);
+    pool().run(tasks, threads, function, context);
+}
+
+}  // namespace sllmbench

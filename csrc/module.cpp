@@ -1,0 +1,7 @@
+#include "bind.h"
+
+PYBIND11_MODULE(_native, module) {
+    module.doc() = "The C++ extension: kernels, threads and hardware probes.";
+    sllmbench::bind_kernels(module);
+    sllmbench::bind_probes(module);
+}

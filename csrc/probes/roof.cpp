@@ -1,0 +1,81 @@
+#include "probes/roof.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <thread>
+#include <vector>
+
+#include "cpu/isa.h"
+
+namespace sllmbench {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Runs work(thread), which returns what it did in one go, on every thread until `seconds` are over;
+// the sum of the threads' rates. Threads of its own: the pool's counter would even out what the
+// threads reach.
+template <class Work>
+double total_rate(int threads, double seconds, Work work) {
+    std::atomic<int> ready{0};
+    std::vector<double> rate(static_cast<std::size_t>(threads));
+    std::vector<std::thread> crew;
+    const auto run = [&](int id) {
+        work(id);  // touch the pages, reach the clock's speed under this instruction mix
+        ready.fetch_add(1);
+        while (ready.load() < threads) std::this_thread::yield();
+        const auto start = Clock::now();
+        double done = 0, elapsed = 0;
+        do {
+            done += work(id);
+            elapsed = std::chrono::duration<double>(Clock::now() - start).count();
+        } while (elapsed < seconds);
+        rate[static_cast<std::size_t>(id)] = done / elapsed;
+    };
+    for (int id = 1; id < threads; ++id) crew.emplace_back(run, id);
+    run(0);
+    for (std::thread& thread : crew) thread.join();
+    double total = 0;
+    for (const double r : rate) total += r;
+    return total;
+}
+
+}  // namespace
+
+double read_bandwidth_gbs(std::size_t bytes, int threads, double seconds) {
+    constexpr std::size_t kPage = 4096;
+    const auto count = static_cast<std::size_t>(threads);
+    const std::size_t slice = std::max(kPage, bytes / count / kPage * kPage);
+    struct Free {
+        void operator()(char* p) const { std::free(p); }
+    };
+    std::vector<std::unique_ptr<char, Free>> slices(count);
+    for (auto& s : slices) {
+        s.reset(static_cast<char*>(std::aligned_alloc(kPage, slice)));
+        if (!s) throw std::bad_alloc();
+    }
+    const Roof& roof = *active_isa().roof;
+    std::atomic<std::uint64_t> sink{0};
+    std::vector<char> touched(count);
+    return 1e-9 * total_rate(threads, seconds, [&](int id) {
+               const auto i = static_cast<std::size_t>(id);
+               // The thread that reads a slice writes it first, so that its pages are near.
+               if (!touched[i]) std::memset(slices[i].get(), 1, slice);
+               touched[i] = 1;
+               sink.fetch_add(roof.read(slices[i].get(), slice), std::memory_order_relaxed);
+               return static_cast<double>(slice);
+           });
+}
+
+double peak_gops(RoofKind kind, const Isa& isa, int threads, double seconds) {
+    const auto operations =
+        kind == RoofKind::int8 ? isa.roof->int8_operations : isa.roof->fp32_operations;
+    return 1e-9 * total_rate(threads, seconds, [&](int) { return operations(100'000); });
+}
+
+}  // namespace sllmbench
