@@ -1,0 +1,5 @@
+"""``python -m sllmbench``."""
+
+from sllmbench.cli import main
+
+main()

@@ -1,0 +1,239 @@
+"""What a run will do, checked against the user's input and the machine before any work begins."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from sllmbench import _native, assets, paths
+from sllmbench.checkpoints import open_checkpoint
+from sllmbench.checkpoints.base import Progress, silent
+from sllmbench.errors import InputError
+from sllmbench.model import estimate_bytes
+from sllmbench.paths import Arithmetic
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sllmbench.checkpoints.base import Checkpoint
+
+CONTEXT = 1024
+"""Tokens of a perplexity window, fewer where the model takes fewer."""
+
+_LEAST_EVAL_TOKENS = 3  # two predictions, the least that have a standard error
+_REFERENCES = ("fp32", "bf16", "fp16")
+_PROCESS_BYTES = 450 << 20
+"""Resident memory of a process with torch and transformers imported and their threads started."""
+_QUALITY_BYTES = 400 << 20
+"""Logits of a slice of a window, their log-softmax, the reference's and what compares them."""
+_EXPANSION_BYTES = 16
+"""A weight of the layer that is being read, packed, or expanded by an unfused path."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is decided before the first process starts.
+
+    Attributes:
+        waves: paths whose processes live, and take turns, together; the reference is in the first.
+        prompt_ids: the prompt of every request, n_prompt tokens.
+        eval_ids: the tokens of the quality measurement; empty where there is none.
+        quality_reason: why there is none.
+    """
+
+    model: str
+    provenance: str
+    waves: tuple[tuple[str, ...], ...]
+    reference: str
+    n_prompt: int
+    n_gen: int
+    repetitions: int
+    threads: int
+    arithmetic: Arithmetic
+    seed: int
+    prompt_ids: tuple[int, ...]
+    eval_ids: tuple[int, ...]
+    text: str
+    context: int
+    quality_reason: str | None
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Every path of the run."""
+        return tuple(path for wave in self.waves for path in wave)
+
+
+def make_plan(
+    model: str,
+    path_names: Sequence[str] | None,
+    *,
+    n_prompt: int,
+    n_gen: int,
+    repetitions: int,
+    threads: int | None,
+    arithmetic: str,
+    eval_tokens: int,
+    quality: bool,
+    reference: str | None,
+    text: str,
+    device: str,
+    seed: int,
+    available_bytes: int,
+    progress: Progress = silent,
+) -> Plan:
+    """Check every argument against the others, the model and the machine.
+
+    Args:
+        available_bytes: memory that the run may take; the others are as in :func:`sllmbench.run`.
+
+    Raises:
+        InputError: something cannot be done as asked.
+    """
+    least = {"n_prompt": n_prompt, "n_gen": n_gen, "repetitions": repetitions}
+    for what, value in {**least, "threads": 1 if threads is None else threads}.items():
+        if value < 1:
+            raise InputError(f"{what} must be at least 1, not {value}")
+    if quality and eval_tokens < _LEAST_EVAL_TOKENS:
+        raise InputError(f"eval_tokens must be at least {_LEAST_EVAL_TOKENS}, not {eval_tokens}")
+    checked_arithmetic: Arithmetic
+    match arithmetic:
+        case "exact" | "int8":
+            checked_arithmetic = arithmetic
+        case _:
+            raise InputError(
+                f"unknown arithmetic {arithmetic!r}; choose {' or '.join(get_args(Arithmetic))}"
+            )
+    if device != "cpu":
+        raise InputError(f"device {device!r} has no paths in this version; choose cpu")
+    for name in path_names or ():
+        paths.resolve(name)
+    if path_names is not None:
+        _check_names(path_names, reference)
+    thread_count = _native.threads() if threads is None else threads
+
+    checkpoint = open_checkpoint(model, progress)
+    chosen = _runnable(checkpoint, path_names)
+    if path_names is None:
+        _check_names(chosen, reference)
+    reference_path = reference or next((p for p in _REFERENCES if p in chosen), chosen[0])
+    config = checkpoint.config().get_text_config()
+    longest = getattr(config, "max_position_embeddings", None)
+    if longest is not None and n_prompt + n_gen > longest:
+        raise InputError(
+            f"n_prompt + n_gen is {n_prompt + n_gen} and {model} takes at most {longest} positions"
+        )
+    if not quality:
+        quality_reason: str | None = "not asked for"
+    else:
+        quality_reason = checkpoint.quality_unavailable
+    context = min(CONTEXT, longest or CONTEXT)
+    if quality_reason is None:
+        n_ids = max(n_prompt, eval_tokens)
+        ids = _text_ids(checkpoint.tokenizer(), text, n_ids, progress)
+        prompt_ids, eval_ids = ids[:n_prompt], ids[:eval_tokens]
+    else:
+        generator = random.Random(seed)
+        prompt_ids = tuple(generator.randrange(config.vocab_size) for _ in range(n_prompt))
+        eval_ids = ()
+    needs = {name: estimate_bytes(checkpoint, name) + _PROCESS_BYTES for name in chosen}
+    # Of a wave's paths one runs at a time, so one at most needs room to work in.
+    workspace = _EXPANSION_BYTES * _largest_layer(checkpoint) + (_QUALITY_BYTES if eval_ids else 0)
+    ordered = sorted(chosen, key=lambda name: name != reference_path)
+    return Plan(
+        model=model,
+        provenance=checkpoint.provenance,
+        waves=split_into_waves({n: needs[n] for n in ordered}, workspace, available_bytes),
+        reference=reference_path,
+        n_prompt=n_prompt,
+        n_gen=n_gen,
+        repetitions=repetitions,
+        threads=thread_count,
+        arithmetic=checked_arithmetic,
+        seed=seed,
+        prompt_ids=prompt_ids,
+        eval_ids=eval_ids,
+        text=Path(text).name,
+        context=context,
+        quality_reason=quality_reason,
+    )
+
+
+def split_into_waves(
+    needs: dict[str, int], workspace: int, available_bytes: int
+) -> tuple[tuple[str, ...], ...]:
+    """Put each path into the first wave that it fits; a wave shares one ``workspace``.
+
+    Args:
+        needs: bytes that each path's process holds while it waits, in order.
+
+    Raises:
+        InputError: a path does not fit even alone.
+    """
+    waves: list[list[str]] = []
+    for path, need in needs.items():
+        if need + workspace > available_bytes:
+            raise InputError(
+                f"too little memory for path {path}: it needs about {(need + workspace) / 1e9:.1f}"
+                f" GB and {available_bytes / 1e9:.1f} GB are available; free some or leave it out"
+                " with --paths"
+            )
+        for wave in waves:
+            if sum(needs[p] for p in wave) + need + workspace <= available_bytes:
+                wave.append(path)
+                break
+        else:
+            waves.append([path])
+    return tuple(tuple(wave) for wave in waves)
+
+
+def _check_names(names: Sequence[str], reference: str | None) -> None:
+    if not names:
+        raise InputError("no paths to run; `sllmbench paths` lists them")
+    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if twice is not None:
+        raise InputError(f"path {twice!r} is given twice")
+    if reference is not None and reference not in names:
+        raise InputError(f"the reference {reference!r} is not among the paths {', '.join(names)}")
+
+
+def _runnable(checkpoint: Checkpoint, names: Sequence[str] | None) -> tuple[str, ...]:
+    if names is None:
+        return paths.default_paths(checkpoint)
+    for name in names:
+        reason = paths.resolve(name).unsupported(checkpoint)
+        if reason is not None:
+            raise InputError(f"path {name} cannot run here: {reason}")
+    return tuple(names)
+
+
+def _largest_layer(checkpoint: Checkpoint) -> int:
+    """Weights of the largest tensor, the embedding and output layer apart: those stay as held."""
+    return max(
+        prod(shape)
+        for name, shape in checkpoint.shapes().items()
+        if "embed" not in name and "lm_head" not in name
+    )
+
+
+def _text_ids(tokenizer: Any, text: str, count: int, progress: Progress) -> tuple[int, ...]:
+    """Take the first ``count`` tokens of a text (an asset's name or a UTF-8 file), without BOS."""
+    progress("tokenising the text", None)
+    if "/" in text or "." in text:  # a file; a bare name is always a packaged text
+        try:
+            content = Path(text).read_text(encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"cannot read the text {text}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise InputError(f"the text {text} is not UTF-8; convert it first") from error
+    else:
+        content = assets.text(text, progress)
+    ids = tokenizer(content, add_special_tokens=False, verbose=False)["input_ids"]
+    if len(ids) < count:
+        raise InputError(
+            f"the text {text} has {len(ids)} tokens and {count} are needed;"
+            " lower --eval-tokens or --n-prompt, or choose another with --text"
+        )
+    return tuple(ids[:count])

@@ -1,0 +1,264 @@
+"""The command line: results on stdout, progress and errors on stderr.
+
+Exit codes: 0 done, 1 some path failed, 2 bad input, 130 interrupted. Heavy modules are imported
+inside the commands, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path  # noqa: TC003  (typer reads it at run time)
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sllmbench.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import Console
+
+    from sllmbench.bench import RunResult
+    from sllmbench.checkpoints.base import Progress
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    help="Run the same language-model weights over several paths and see what each costs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Output(StrEnum):
+    """What ``run`` writes to stdout."""
+
+    TABLE = "table"
+    MD = "md"
+    CSV = "csv"
+    JSON = "json"
+    JSONL = "jsonl"
+
+
+class MachineOutput(StrEnum):
+    """What ``machine`` writes to stdout."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+class Arithmetic(StrEnum):
+    """How our own kernels compute."""
+
+    EXACT = "exact"
+    INT8 = "int8"
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a sign must not lose a measurement.
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    try:
+        app()
+    except InputError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib import metadata
+
+        print(f"sllmbench {metadata.version('sllmbench')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A name of `sllmbench models`, random:NAME, a Hugging Face id, a folder or a"
+            " .gguf file."
+        ),
+    ] = "smollm2-135m",
+    paths: Annotated[
+        str | None,
+        typer.Option(help="Names of `sllmbench paths`, with commas.", show_default="its defaults"),
+    ] = None,
+    n_prompt: Annotated[int, typer.Option("-p", "--n-prompt", help="Tokens of the prompt.")] = 128,
+    n_gen: Annotated[int, typer.Option("-n", "--n-gen", help="Tokens to generate.")] = 32,
+    repetitions: Annotated[
+        int, typer.Option("-r", "--repetitions", help="Of every timing; 6 give a 95% interval.")
+    ] = 6,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "-t", "--threads", help="Of every kernel.", show_default="SLLMBENCH_THREADS, else all"
+        ),
+    ] = None,
+    arithmetic: Annotated[
+        Arithmetic, typer.Option(help="Our kernels' activations: int8, or exact float32.")
+    ] = Arithmetic.INT8,
+    reference: Annotated[
+        str | None,
+        typer.Option(help="The path that others are compared with.", show_default="fp32 or first"),
+    ] = None,
+    eval_tokens: Annotated[int, typer.Option(help="Tokens that quality is measured on.")] = 8192,
+    text: Annotated[
+        str, typer.Option(help="openwebtext, wikipedia or a UTF-8 file: prompt and quality.")
+    ] = "openwebtext",
+    quality: Annotated[
+        bool, typer.Option("--quality/--no-quality", help="Measure perplexity and divergence.")
+    ] = True,
+    device: Annotated[str, typer.Option(help="cpu.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Of the turns, and of prompts without a text.")] = 0,
+    store: Annotated[
+        Path | None,
+        typer.Option(help="SQLite file for the records.", show_default="in your data folder"),
+    ] = None,
+    output: Annotated[
+        Output, typer.Option("-o", "--output", help="What to write to stdout.")
+    ] = Output.TABLE,
+) -> None:
+    """Measure what each path costs: speed, memory, energy and quality."""
+    try:
+        with _progress() as progress:
+            from sllmbench.bench import run as run_bench
+
+            result = run_bench(
+                model,
+                None if paths is None else [name.strip() for name in paths.split(",")],
+                n_prompt=n_prompt,
+                n_gen=n_gen,
+                repetitions=repetitions,
+                threads=threads,
+                arithmetic=arithmetic.value,
+                eval_tokens=eval_tokens,
+                quality=quality,
+                reference=reference,
+                text=text,
+                device=device,
+                seed=seed,
+                store=store,
+                progress=progress,
+            )
+    except KeyboardInterrupt:  # while the run was prepared: nothing was measured
+        print("interrupted", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    _write(result, output)
+    for failure in result.failures:
+        if failure.detail:
+            print(failure.detail, file=sys.stderr)
+        print(f"error: {failure.message}", file=sys.stderr)
+    if result.interrupted:
+        print("interrupted: what was measured is stored", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED)
+    if result.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def machine(
+    output: Annotated[
+        MachineOutput, typer.Option("-o", "--output", help="What to write to stdout.")
+    ] = MachineOutput.TABLE,
+    measure: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="Measure bandwidths and peak rates.")
+    ] = True,
+) -> None:
+    """Say what this computer is, what it can reach, and which sensors are missing."""
+    raise NotImplementedError
+
+
+@app.command()
+def models() -> None:
+    """List the built-in models and the random ones."""
+    raise NotImplementedError
+
+
+@app.command("paths")
+def list_paths() -> None:
+    """List every path: what it is, and why one cannot run here."""
+    raise NotImplementedError
+
+
+def _write(result: RunResult, output: Output) -> None:
+    from sllmbench import report
+
+    records, reference = result.records, result.reference
+    if output is Output.JSON:
+        sys.stdout.write(report.json(result.machine, records, reference))
+        return
+    if not records:
+        return
+    if output is Output.TABLE:
+        console = _console()
+        console.print(report.table(records, reference, console.width))
+    elif output is Output.MD:
+        sys.stdout.write(report.markdown(records, reference))
+    elif output is Output.CSV:
+        sys.stdout.write(report.csv(records))
+    else:
+        sys.stdout.write(report.jsonl(records))
+
+
+def _console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(
+        stderr=stderr,
+        color_system=None if "NO_COLOR" in os.environ else "auto",
+        highlight=False,
+        soft_wrap=False,
+    )
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """Show a bar on a terminal, a line for each step elsewhere; on stderr."""
+    console = _console(stderr=True)
+    if not console.is_terminal:
+        previous = ""
+
+        def say(what: str, fraction: float | None) -> None:
+            nonlocal previous
+            if what != previous:
+                previous = what
+                percent = "" if fraction is None else f"[{fraction:4.0%}] "
+                print(f"{percent}{what}", file=sys.stderr, flush=True)
+
+        yield say
+        return
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bars:
+        task = bars.add_task("starting", total=None)
+
+        def show(what: str, fraction: float | None) -> None:
+            total = None if fraction is None else 1.0
+            bars.update(task, description=what, completed=fraction or 0.0, total=total)
+
+        yield show
