@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sllmbench import assets
+from sllmbench.assets import cache
 from sllmbench.checkpoints.base import Checkpoint, Progress, silent
 from sllmbench.checkpoints.gguf_convert import IGNORED_TENSORS, TOKENIZER_REASON
 from sllmbench.checkpoints.gguf_header import GgufHeader, GgufTensor, read_header
@@ -65,6 +65,7 @@ class GgufCheckpoint(Checkpoint):
                 cannot read; or the cache cannot be written.
         """
         self.name = name
+        file = file.absolute()
         self._header = read_header(file)
         self._floats = _converted(self._header, name, identity or _identity(file), progress)
         self.provenance = _provenance(self._header)
@@ -114,10 +115,11 @@ class GgufCheckpoint(Checkpoint):
             )
         if stored.shape != shape or len(shape) != 2:
             raise InputError(f"{name} is {list(shape)} but {stored.name} is {list(stored.shape)}")
-        order = self._row_order(stored)
-        return (_read_q4_1 if stored.block_type == "Q4_1" else _read_q8_0)(
-            self._header.file, stored, order
-        )
+        read = _read_q4_1 if stored.block_type == "Q4_1" else _read_q8_0
+        try:
+            return read(self._header.file, stored, self._row_order(stored))
+        except (InputError, OSError) as error:
+            raise InputError(f"{name} of {self._header.file}: {error}") from error
 
     @cached_property
     def _names(self) -> Any:
@@ -225,24 +227,20 @@ def _converted(
 ) -> FolderCheckpoint:
     """The float32 folder of a GGUF file, made where the cache lacks a whole one."""
     key = f"{identity} {version('transformers')} {_CONVERTER}"
-    parent = assets.cache_dir() / "converted"
+    parent = cache.cache_dir() / "converted"
     stem = re.sub(r"[^\w.-]", "_", header.file.stem)[:80]
     folder = parent / f"{stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-    with assets.cache_errors():
-        if folder.exists():
-            try:
-                return _open_converted(folder, name)
-            except InputError:  # damaged after it was made: made again
-                pass
-        with assets.exclusive(f"convert-{folder.name}"):
-            if not _is_whole(folder, name):
-                shutil.rmtree(folder, ignore_errors=True)
-                _convert(header.file, folder, progress)
-        return _open_converted(folder, name)
+    with cache.cache_errors():
+        if not _is_whole(folder, name):
+            with cache.exclusive(f"convert-{folder.name}"):
+                if not _is_whole(folder, name):  # another process may have just made it
+                    shutil.rmtree(folder, ignore_errors=True)
+                    _convert(header.file, folder, progress)
+    return _open_converted(folder, name)
 
 
 def _is_whole(folder: Path, name: str) -> bool:
-    """Whether the folder can be opened: another process may have made it, or damaged it."""
+    """Whether the conversion is there and undamaged."""
     try:
         _open_converted(folder, name)
     except InputError:
@@ -262,20 +260,22 @@ def _convert(file: Path, folder: Path, progress: Progress) -> None:
     """Convert in a process of its own into a scratch folder, then rename it to ``folder``."""
     prefix = f"partial-{folder.name}-"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    assets.remove_leftovers(folder.parent, prefix)
+    cache.remove_leftovers(folder.parent, prefix)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as scratch:
         target = Path(scratch) / "model"
         target.mkdir()
-        status, complaint = assets.run_logged(
+        status, complaint = cache.run_logged(
             [sys.executable, "-P", "-m", f"{__package__}.gguf_convert", str(file), str(target)],
             Path(scratch) / "convert.log",
             lambda: progress(f"converting {file.name} to float32, once", None),
         )
         if status != 0:
-            said = (complaint.strip().splitlines() or [f"it ended with status {status}"])[-1]
+            said = (complaint.strip().splitlines() or [f"status {status}"])[-1]
+            if status < 0:
+                said = f"it was ended by signal {-status}, perhaps for lack of memory"
             raise InputError(f"transformers cannot convert {file}: {said}")
         target.replace(folder)
-    assets.sync_folder(folder.parent)
+    cache.sync_folder(folder.parent)
 
 
 def _provenance(header: GgufHeader) -> str:

