@@ -73,7 +73,7 @@ def markdown(records: Sequence[Record], reference: str) -> str:
 
 
 def flat(record: Record) -> dict[str, Any]:
-    """Return the record's JSON values; an interval becomes ``X`` (median), ``X_low``, ``X_high``."""
+    """Return the record's JSON values; interval ``X`` becomes its median, ``X_low``, ``X_high``."""
     fields: dict[str, Any] = {}
     for name, value in record.model_dump(mode="json").items():
         if name in ("prefill_tps", "decode_tps", "ttft_ns", "tpot_ns"):

@@ -184,19 +184,34 @@ def machine(
     ] = True,
 ) -> None:
     """Say what this computer is, what it can reach, and which sensors are missing."""
-    raise NotImplementedError
+    from sllmbench import hardware
+
+    found = hardware.machine(measure)
+    if output is MachineOutput.JSON:
+        print(found.model_dump_json(indent=2))
+        return
+    from sllmbench.cli.listings import machine_listing
+
+    _console().print(machine_listing(found))
 
 
 @app.command()
 def models() -> None:
     """List the built-in models and the random ones."""
-    raise NotImplementedError
+    from sllmbench.checkpoints import builtin_models
+    from sllmbench.cli.listings import models_listing
+
+    _console().print(models_listing(builtin_models()))
 
 
 @app.command("paths")
 def list_paths() -> None:
     """List every path: what it is, and why one cannot run here."""
-    raise NotImplementedError
+    from sllmbench.cli.listings import paths_listing
+    from sllmbench.paths import path_names, resolve
+
+    found = [resolve(name) for name in path_names()]
+    _console().print(paths_listing((p.name, p.summary, p.unsupported()) for p in found))
 
 
 def _write(result: RunResult, output: Output) -> None:

@@ -1,0 +1,239 @@
+"""The store: what was committed stays, and whatever is wrong with the file is one clear line."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sllmbench.errors import InputError
+from sllmbench.record import Record
+from sllmbench.store import STORE_VERSION, Store, default_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STORED = Path(__file__).parent / "data" / "run.json"
+
+APPEND = """
+import json, sys
+from pathlib import Path
+from sllmbench.record import Record
+from sllmbench.store import Store
+file, data, run_id, count = sys.argv[1:]
+record = Record.model_validate(json.loads(Path(data).read_text())[0])
+store = Store(file)
+for number in range(int(count)):
+    store.append(record.model_copy(update={"run_id": run_id, "load_ns": number}))
+    print(number, flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def record() -> Record:
+    return Record.model_validate(json.loads(STORED.read_text())[0])
+
+
+@pytest.fixture
+def open_to_all() -> Iterator[Path]:
+    """A folder that other users can reach, as pytest's own is not."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.fixture
+def as_nobody() -> Iterator[None]:
+    """Without root's power to write anywhere."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def append_command(file: Path, run_id: str, count: int) -> list[str]:
+    return [sys.executable, "-c", APPEND, str(file), str(STORED), run_id, str(count)]
+
+
+def test_what_is_appended_comes_back_in_order(tmp_path: Path, record: Record) -> None:
+    other = record.model_copy(update={"run_id": "other", "path": "bf16"})
+    with Store(tmp_path / "new" / "folder" / "records.sqlite") as store:
+        store.append(record)
+        store.append(other)
+        assert store.records() == [record, other]
+        assert store.records("other") == [other]
+        assert store.records("none") == []
+
+
+def test_rows_can_be_found_by_their_columns(tmp_path: Path, record: Record) -> None:
+    file = tmp_path / "records.sqlite"
+    with Store(file) as store:
+        store.append(record)
+    with closing(sqlite3.connect(file)) as connection:
+        row = connection.execute("SELECT run_id, created_utc, model, path FROM records").fetchone()
+        assert row == (record.run_id, record.created_utc, record.model, record.path)
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert connection.execute("PRAGMA user_version").fetchone() == (STORE_VERSION,)
+
+
+@pytest.mark.parametrize("change", ["UPDATE records SET path = 'x'", "DELETE FROM records"])
+def test_rows_cannot_be_changed(tmp_path: Path, record: Record, change: str) -> None:
+    file = tmp_path / "records.sqlite"
+    with Store(file) as store:
+        store.append(record)
+        with (
+            closing(sqlite3.connect(file)) as connection,
+            pytest.raises(sqlite3.IntegrityError, match="append-only"),
+        ):
+            connection.execute(change)
+        assert store.records() == [record]
+
+
+def test_processes_append_at_once(tmp_path: Path) -> None:
+    file, writers, each = tmp_path / "records.sqlite", 4, 25
+
+    def write(number: int) -> int:
+        command = append_command(file, f"run{number}", each)
+        return subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode
+
+    with ThreadPoolExecutor(writers) as pool:
+        assert list(pool.map(write, range(writers))) == [0] * writers
+    with Store(file) as store:
+        for number in range(writers):
+            assert [r.load_ns for r in store.records(f"run{number}")] == list(range(each))
+
+
+def test_kill_in_the_middle_loses_nothing_committed(tmp_path: Path, record: Record) -> None:
+    file = tmp_path / "records.sqlite"
+    command = append_command(file, "killed", 1_000_000)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for _ in range(50):
+            confirmed = int(process.stdout.readline())
+        process.kill()
+        rest = process.stdout.read().splitlines()
+    assert process.returncode == -signal.SIGKILL
+    confirmed = int(rest[-1]) if rest else confirmed
+    with Store(file) as store:
+        stored = [r.load_ns for r in store.records()]
+        assert stored[: confirmed + 1] == list(range(confirmed + 1))
+        assert len(stored) <= confirmed + 2
+        store.append(record)
+
+
+def test_unwritable_folder(open_to_all: Path, request: pytest.FixtureRequest) -> None:
+    request.getfixturevalue("as_nobody")
+    with pytest.raises(InputError, match=r"cannot be opened or made.*--store"):
+        Store(open_to_all / "records.sqlite")
+    with pytest.raises(InputError, match=r"cannot make the store's folder.*denied.*--store"):
+        Store(open_to_all / "new" / "records.sqlite")
+
+
+def test_unwritable_file(open_to_all: Path, request: pytest.FixtureRequest) -> None:
+    file = open_to_all / "records.sqlite"
+    Store(file).close()
+    file.chmod(stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH)
+    request.getfixturevalue("as_nobody")
+    with pytest.raises(InputError, match=r"cannot be written.*--store"):
+        Store(file)
+
+
+def test_folder_under_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"cannot make the store's folder"):
+        Store(tmp_path / "file" / "records.sqlite")
+
+
+def test_a_folder_is_no_store(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot be opened or made"):
+        Store(tmp_path)
+
+
+def test_not_a_database(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("remember the milk\n" * 100)
+    with pytest.raises(InputError, match=r"notes.txt is not a SQLite database"):
+        Store(file)
+    assert file.read_text() == "remember the milk\n" * 100
+
+
+def test_another_programs_database(tmp_path: Path) -> None:
+    file = tmp_path / "theirs.sqlite"
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("CREATE TABLE theirs (x)")
+    with pytest.raises(InputError, match=r"another program's database"):
+        Store(file)
+    with closing(sqlite3.connect(file)) as connection:
+        tables = connection.execute("SELECT name FROM sqlite_master").fetchall()
+    assert tables == [("theirs",)]
+
+
+def test_newer_schema(tmp_path: Path) -> None:
+    file = tmp_path / "records.sqlite"
+    Store(file).close()
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute(f"PRAGMA user_version = {STORE_VERSION + 1}")
+    with pytest.raises(InputError, match=r"has schema 2 .* knows up to 1; upgrade sllmbench"):
+        Store(file)
+
+
+def test_truncated_file(tmp_path: Path, record: Record) -> None:
+    file = tmp_path / "records.sqlite"
+    with Store(file) as store:
+        for _ in range(20):
+            store.append(record)
+    os.truncate(file, file.stat().st_size * 2 // 3)
+    with pytest.raises(InputError, match=r"is damaged; move it away"):
+        Store(file)
+
+
+def test_overwritten_page(tmp_path: Path, record: Record) -> None:
+    file = tmp_path / "records.sqlite"
+    with Store(file) as store:
+        for _ in range(20):
+            store.append(record)
+    with file.open("r+b") as stream:
+        stream.seek(4096)
+        stream.write(b"\xff" * 4096)
+    with pytest.raises(InputError, match=r"is damaged"):
+        Store(file)
+
+
+def test_full_disk_keeps_what_was_committed(tmp_path: Path, record: Record) -> None:
+    file = tmp_path / "records.sqlite"
+    script = f"""
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a full disk: writes fail, nobody is killed
+resource.setrlimit(resource.RLIMIT_FSIZE, ({256 * 1024}, {resource.RLIM_INFINITY}))
+{APPEND}"""
+    command = [sys.executable, "-c", script, str(file), str(STORED), "full", "10000"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    confirmed = int(done.stdout.splitlines()[-1])
+    assert done.returncode == 1
+    assert "sllmbench.errors.InputError" in done.stderr.splitlines()[-1]
+    with Store(file) as store:
+        assert [r.load_ns for r in store.records()] == list(range(confirmed + 1))
+        store.append(record)
+
+
+def test_default_path_is_in_the_users_data_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert default_path() == tmp_path / "sllmbench" / "records.sqlite"
