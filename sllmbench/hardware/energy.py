@@ -67,6 +67,9 @@ def powercap_status(roots: Roots = SYSTEM) -> SensorStatus:
         if is_virtual(roots):
             reason = "a virtual machine: the host does not show it the processor's counters"
             remedy = "measure on the host"
+        elif any((roots.sys / "class/powercap").glob("intel-rapl:*")):
+            reason = "the container hides what /sys/class/powercap points to"
+            remedy = "docker run --security-opt systempaths=unconfined, or measure on the host"
         else:
             reason = "no package domain in /sys/class/powercap"
             remedy = "sudo modprobe intel_rapl_msr (AMD's counters too)"

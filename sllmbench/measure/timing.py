@@ -155,7 +155,6 @@ def _undisturbed() -> Iterator[None]:
     import torch
 
     enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         with torch.inference_mode():

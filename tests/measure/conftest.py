@@ -1,0 +1,70 @@
+"""Machines laid out as files, and the loss of root's right to read everything."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sllmbench.hardware.roots import Roots
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_NOBODY = 65534
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Models this small are only slowed by a second thread, on a busy machine by far."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def roots() -> Iterator[Roots]:
+    """Empty folders for /proc and /sys, which any user may enter."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        made = Roots(folder / "proc", folder / "sys")
+        (made.proc / "self").mkdir(parents=True)
+        made.sys.mkdir()
+        yield made
+
+
+@pytest.fixture
+def write() -> Callable[[Path, str], Path]:
+    """A writer of a file in folders that need not exist yet."""
+
+    def write(file: Path, text: str) -> Path:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        return file
+
+    return write
+
+
+@pytest.fixture
+def unprivileged() -> Callable[[], AbstractContextManager[None]]:
+    """A span in which file permissions hold, for tests that run as root."""
+
+    @contextmanager
+    def unprivileged() -> Iterator[None]:
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(_NOBODY)
+        try:
+            yield
+        finally:
+            os.seteuid(user)
+
+    return unprivileged

@@ -1,0 +1,305 @@
+"""What the clocks contain, on a real model; the interval of the median against its theory."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+
+from sllmbench.errors import InputError
+from sllmbench.measure.timing import (
+    RequestSample,
+    median_interval,
+    time_decode,
+    time_request,
+    warm_up,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PROMPT = torch.tensor([[5, 99, 3, 411, 17, 256, 8]])
+DELAY_S = 0.02
+DELAY_NS = int(DELAY_S * 1e9)
+
+
+@pytest.fixture(scope="module")
+def llama(tiny_llama: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(tiny_llama).eval()
+
+
+class OldGpt2(GPT2LMHeadModel):
+    """As the architectures of older releases: no word for keeping the last logits, own cache."""
+
+    _supports_cache_class = False
+
+    def forward(self, input_ids, past_key_values=None, use_cache=None):
+        return super().forward(input_ids, past_key_values=past_key_values, use_cache=use_cache)
+
+
+class NumLogitsGpt2(GPT2LMHeadModel):
+    """As transformers 4.46 called the word."""
+
+    def forward(self, input_ids, past_key_values=None, use_cache=None, num_logits_to_keep=0):
+        return super().forward(
+            input_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            logits_to_keep=num_logits_to_keep,
+        )
+
+
+def gpt2(kind: type[GPT2LMHeadModel]) -> GPT2LMHeadModel:
+    torch.manual_seed(3)
+    config = GPT2Config(
+        vocab_size=512,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        n_positions=64,
+        initializer_range=0.2,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    return kind(config).eval()
+
+
+class Watch:
+    """Notes what each forward is given and gives."""
+
+    def __init__(self, model: Any) -> None:
+        self.fed: list[int] = []
+        self.lengths: list[int] = []
+        self.cached: list[int] = []
+        self.chosen: list[int] = []
+        self.quiet: list[bool] = []
+        self._handles = [
+            model.register_forward_pre_hook(self._before, with_kwargs=True),
+            model.register_forward_hook(self._after),
+        ]
+
+    def _before(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        (ids,) = args
+        cache = kwargs["past_key_values"]
+        self.fed.append(int(ids[0, -1]))
+        self.lengths.append(ids.shape[1])
+        self.cached.append(0 if cache is None else cache.get_seq_length())
+        self.quiet.append(torch.is_inference_mode_enabled() and not gc.isenabled())
+
+    def _after(self, model: Any, args: tuple[Any, ...], out: Any) -> None:
+        assert out.logits.shape[:2] == (1, 1)
+        self.chosen.append(int(out.logits[0, -1].argmax()))
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+def greedy(model: Any, prompt: torch.Tensor, n: int) -> list[int]:
+    """The plainest greedy decoding: every token anew, no cache."""
+    ids = prompt
+    with torch.inference_mode():
+        for _ in range(n):
+            logits = model(ids).logits
+            ids = torch.cat([ids, logits[:, -1:].argmax(-1)], dim=1)
+    return ids[0, prompt.shape[1] :].tolist()
+
+
+@pytest.mark.parametrize("kind", ["llama", GPT2LMHeadModel, OldGpt2, NumLogitsGpt2])
+def test_a_request_is_the_prompt_and_then_its_own_greedy_tokens(kind: Any, llama: Any) -> None:
+    model = llama if kind == "llama" else gpt2(kind)
+    expected = greedy(model, PROMPT, 6)
+    assert len(set(expected)) > 2, "a constant answer would hide a wrong token"
+    for _ in range(2):  # the second shows that no cache is left from the first
+        with Watch(model) as watch:
+            start_ns = time.perf_counter_ns()
+            sample = time_request(model, PROMPT, 6)
+            wall_ns = time.perf_counter_ns() - start_ns
+        assert watch.chosen == expected
+        assert watch.fed[1:] == expected[:-1]
+        assert watch.lengths == [7, 1, 1, 1, 1, 1]
+        assert watch.cached == [0, 7, 8, 9, 10, 11]
+        assert all(watch.quiet)
+        assert len(sample.itl_ns) == 5
+        assert 0 < sample.prefill_ns < sample.ttft_ns
+        assert sample.ttft_ns + sum(sample.itl_ns) <= wall_ns
+
+
+@pytest.mark.parametrize("kind", ["llama", GPT2LMHeadModel, OldGpt2, NumLogitsGpt2])
+def test_decode_starts_from_an_empty_cache(kind: Any, llama: Any) -> None:
+    model = llama if kind == "llama" else gpt2(kind)
+    expected = greedy(model, torch.tensor([[42]]), 5)
+    with Watch(model) as watch:
+        assert time_decode(model, 5, 42) > 0
+    assert watch.fed == [42, *expected[:-1]]
+    assert watch.cached == [0, 1, 2, 3, 4]
+    assert watch.chosen == expected
+    assert all(watch.quiet)
+
+
+def test_a_head_that_is_cut_for_the_timing_is_whole_again() -> None:
+    model = gpt2(OldGpt2)
+    time_request(model, PROMPT, 2)
+    assert model(PROMPT).logits.shape == (1, 7, 512)
+
+
+class SlowToChoose(torch.Tensor):
+    """Logits from which a token is chosen slowly."""
+
+    def argmax(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        time.sleep(DELAY_S)
+        return self.as_subclass(torch.Tensor).argmax(*args, **kwargs)
+
+
+def test_choosing_a_token_counts_for_latency_and_not_for_prefill(llama: Any) -> None:
+    def slow(model: Any, args: tuple[Any, ...], out: Any) -> Any:
+        out.logits = out.logits.as_subclass(SlowToChoose)
+        return out
+
+    warm_up(llama, PROMPT, 2)
+    handle = llama.register_forward_hook(slow)
+    try:
+        sample = time_request(llama, PROMPT, 4)
+        decode_ns = time_decode(llama, 4, 1)
+    finally:
+        handle.remove()
+    assert sample.prefill_ns <= sample.ttft_ns - DELAY_NS
+    assert all(step_ns >= DELAY_NS for step_ns in sample.itl_ns)
+    assert decode_ns >= 4 * DELAY_NS
+
+
+def test_the_forward_over_the_prompt_is_prefill(llama: Any) -> None:
+    def slow(model: Any, args: tuple[Any, ...]) -> None:
+        if args[0].shape[1] > 1:
+            time.sleep(10 * DELAY_S)
+
+    handle = llama.register_forward_pre_hook(slow)
+    try:
+        sample = time_request(llama, PROMPT, 3)
+    finally:
+        handle.remove()
+    assert 10 * DELAY_NS <= sample.prefill_ns < sample.ttft_ns
+    assert min(sample.itl_ns) < 10 * DELAY_NS
+
+
+def test_the_collector_runs_again_afterwards(llama: Any) -> None:
+    assert gc.isenabled()
+    time_decode(llama, 1, 1)
+    assert gc.isenabled()
+    with pytest.raises(InputError):
+        time_request(llama, PROMPT, 0)
+    assert gc.isenabled()
+
+
+def test_the_warm_up_has_the_sizes_of_what_is_timed(llama: Any) -> None:
+    with Watch(llama) as watch:
+        warm_up(llama, PROMPT, 3)
+    assert watch.lengths == [7, 1, 1, 1, 1, 1]
+    assert watch.cached == [0, 7, 8, 0, 1, 2]
+
+
+def test_one_generated_token_has_no_inter_token_latency(llama: Any) -> None:
+    assert time_request(llama, PROMPT, 1).itl_ns == ()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "n_gen", "message"),
+    [
+        (PROMPT, 0, "at least 1"),
+        (PROMPT[0], 4, "must be"),
+        (PROMPT[:, :0], 4, "must be"),
+        (PROMPT.expand(2, -1), 4, "must be"),
+        (PROMPT, 506, "512 positions"),
+    ],
+)
+def test_what_cannot_be_timed_is_refused(
+    llama: Any, prompt: torch.Tensor, n_gen: int, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        time_request(llama, prompt, n_gen)
+
+
+def test_decode_refuses_no_steps_and_too_many(llama: Any) -> None:
+    for n_gen in (0, 513):
+        with pytest.raises(InputError):
+            time_decode(llama, n_gen, 1)
+
+
+def test_a_device_with_a_queue_is_refused(llama: Any) -> None:
+    with torch.device("meta"):
+        elsewhere = type(llama)(llama.config)
+    with pytest.raises(InputError, match="meta"):
+        time_decode(elsewhere, 1, 1)
+
+
+def test_a_sample_is_hashable_and_equal_by_value() -> None:
+    assert len({RequestSample(1, 2, (3,)), RequestSample(1, 2, (3,))}) == 1
+
+
+@pytest.mark.parametrize(
+    ("n", "low", "high"),
+    # Ranks of the sign test's interval at 95%, as tables of it print them (from 1).
+    [(5, None, None), (6, 1, 6), (8, 1, 8), (9, 2, 8), (12, 3, 10), (20, 6, 15), (50, 18, 33)],
+)
+def test_the_ranks_are_those_of_the_tables(n: int, low: int | None, high: int | None) -> None:
+    samples = np.random.default_rng(n).permutation(np.arange(1.0, n + 1)).tolist()
+    interval = median_interval(samples)
+    assert interval.median == (n + 1) / 2
+    assert (interval.low, interval.high) == (low, high)
+
+
+@given(n=st.integers(1, 400), coverage=st.floats(0.01, 0.9999))
+def test_the_interval_covers_and_no_narrower_pair_does(n: int, coverage: float) -> None:
+    interval = median_interval(range(n), coverage)
+    binomial = stats.binom(n, 0.5)
+
+    def covered(rank: int) -> float:
+        return 1 - 2 * float(binomial.cdf(rank))
+
+    slack = 1e-9  # scipy's own rounding
+    if interval.low is None:
+        assert interval.high is None
+        assert n == 1 or covered(0) < coverage + slack
+    else:
+        rank = int(interval.low)
+        assert interval.high == n - 1 - rank
+        assert covered(rank) >= coverage - slack
+        if rank + 1 < n - 1 - (rank + 1):
+            assert covered(rank + 1) < coverage + slack
+
+
+@pytest.mark.parametrize("n", [6, 15, 40])
+def test_the_interval_covers_the_median_as_often_as_it_says(n: int) -> None:
+    rounds = 3000
+    draws = np.random.default_rng(n).exponential(size=(rounds, n))
+    intervals = [median_interval(row) for row in draws.tolist()]
+    covered = np.mean([i.low <= math.log(2) <= i.high for i in intervals])
+    rank = draws[0].tolist().index(intervals[0].low)
+    rank = int((draws[0] < draws[0][rank]).sum())
+    exact = 1 - 2 * stats.binom.cdf(rank, n, 0.5)
+    assert exact >= 0.95
+    assert abs(covered - exact) < 4 * math.sqrt(exact * (1 - exact) / rounds)
+
+
+@pytest.mark.parametrize("samples", [[], [1.0, math.nan], [math.inf]])
+def test_an_interval_of_nothing_or_of_no_numbers_is_refused(samples: list[float]) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        median_interval(samples)
+
+
+@pytest.mark.parametrize("coverage", [0.0, 1.0, math.nan])
+def test_an_impossible_coverage_is_refused(coverage: float) -> None:
+    with pytest.raises(ValueError, match="coverage"):
+        median_interval([1.0] * 9, coverage)
