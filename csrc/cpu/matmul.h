@@ -38,7 +38,7 @@ struct Job {
 };
 
 inline constexpr std::int64_t kGemvRows = 4;    // m up to this: straight from the codes
-inline constexpr std::int64_t kRowStep = 4;     // the gemms' smallest tile
+inline constexpr std::int64_t kRowStep = 2;     // the gemms' smallest tile
 inline constexpr std::int64_t kTileRows = 128;  // rows that a gemm keeps sums for, 16 KB, in L1
 // Rows prepared at once: bounds the workspace to 512 k floats however long the prompt is.
 inline constexpr std::int64_t kChunkRows = 512;

@@ -1,0 +1,545 @@
+// AVX-512 with VNNI: 16 rows of the weight to a register, one row to each 32-bit lane.
+//
+// Nothing here may have external linkage but the table at the end (see check_linkage.cmake).
+#include <immintrin.h>
+
+#include "cpu/matmul.h"
+
+namespace sllmbench {
+namespace {
+
+// gcc 12 copies the accumulators of _mm512_dpbusd_epi32 from register to register, and spills some;
+// as asm the instruction is tied to one. KEEP stops it from sharing one start value among several
+// accumulators and copying that in the loop.
+#define DOT(acc, w, x) asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(w), "v"(x))
+#define KEEP(acc) asm("" : "+v"(acc))
+#define ALWAYS_INLINE __attribute__((always_inline))
+
+constexpr int kInfinityBits = 0x7F800000;
+constexpr float kSmallest = 1e-30f;  // below this activations count as 0: 127 / amax stays finite
+constexpr int kVectors = kBlockLength / 16;
+// How far the one-row kernels prefetch ahead of what they read.
+constexpr int kPrefetchBytes = 1024;
+
+__mmask16 first(int count) {
+    return static_cast<__mmask16>(count >= 16 ? 0xFFFFu : count <= 0 ? 0u : (1u << count) - 1);
+}
+
+// ------------------------------------------------------------------------------- preparing x
+
+// Loads one block of one row of x, zeros behind it; returns the bits of its largest |value|, compared
+// as integers, so that a NaN is larger than everything.
+ALWAYS_INLINE inline int load_block(const Job& job, std::int64_t row, const Block& block,
+                             __m512 (&values)[kVectors]) {
+    const float* const from = job.x + row * job.k + block.k;
+    const int length = row < job.m ? block.length : 0;
+    __m512i largest = _mm512_setzero_si512();
+    for (int i = 0; i < kVectors; ++i) {
+        values[i] = _mm512_maskz_loadu_ps(first(length - 16 * i), from + 16 * i);
+        largest = _mm512_max_epi32(largest, _mm512_castps_si512(_mm512_abs_ps(values[i])));
+    }
+    return _mm512_reduce_max_epi32(largest);
+}
+
+void prepare_int8(const Job& job, std::int64_t row_begin, std::int64_t row_end) {
+    for (std::int64_t row = row_begin; row < row_end; ++row)
+        for (std::int64_t b = 0; b < job.n_blocks; ++b) {
+            const Block& block = job.blocks[b];
+            __m512 values[kVectors];
+            const int largest_bits = load_block(job, row, block, values);
+            const bool finite = largest_bits < kInfinityBits;
+            const float largest = _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(largest_bits)));
+            const __m512 inverse = _mm512_set1_ps(largest > kSmallest ? 127.0f / largest : 0.0f);
+            char* const to = static_cast<char*>(job.values) + block.k_padded * job.rows +
+                             row * block.padded;
+            __m512i sum = _mm512_setzero_si512();
+            for (int i = 0; 16 * i < block.padded; ++i) {
+                const __m512i code = _mm512_cvtps_epi32(_mm512_mul_ps(values[i], inverse));
+                sum = _mm512_add_epi32(sum, code);
+                // The row after this one may be another thread's: no byte too much.
+                const __m128i bytes = _mm512_cvtepi32_epi8(code);
+                if (block.padded - 16 * i >= 16)
+                    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 16 * i), bytes);
+                else
+                    _mm_storel_epi64(reinterpret_cast<__m128i*>(to + 16 * i), bytes);
+            }
+            job.scales[b * job.rows + row] = finite ? largest / 127.0f : __builtin_nanf("");
+            static_cast<int*>(job.sums)[b * job.rows + row] = _mm512_reduce_add_epi32(sum);
+        }
+}
+
+void prepare_exact(const Job& job, std::int64_t row_begin, std::int64_t row_end) {
+    for (std::int64_t row = row_begin; row < row_end; ++row)
+        for (std::int64_t b = 0; b < job.n_blocks; ++b) {
+            const Block& block = job.blocks[b];
+            __m512 values[kVectors];
+            const bool finite = load_block(job, row, block, values) < kInfinityBits;
+            float* const to = static_cast<float*>(job.values) + block.k_padded * job.rows +
+                              row * block.padded;
+            __m512 sum = _mm512_setzero_ps();
+            for (int i = 0; 16 * i < block.padded; ++i) {
+                sum = _mm512_add_ps(sum, values[i]);
+                _mm512_mask_storeu_ps(to + 16 * i, first(block.padded - 16 * i), values[i]);
+            }
+            if (!finite) to[0] = __builtin_nanf("");
+            static_cast<float*>(job.sums)[b * job.rows + row] = _mm512_reduce_add_ps(sum);
+        }
+}
+
+// ------------------------------------------------------------------------------- the record
+
+// A group's scales and offsets: w = scale * (code - code_zero) + offset.
+struct Header {
+    __m512 scale[2];
+    __m512 offset[2];
+};
+
+template <bool OFFSETS>
+ALWAYS_INLINE inline Header load_header(const Job& job, const std::uint8_t* from) {
+    Header header;
+    const auto halves = [](const std::uint8_t* p) {
+        return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    };
+    header.scale[0] = halves(from);
+    header.scale[1] = halves(from + 32);
+    from += sizeof(Scales);
+    if (!OFFSETS) {
+        header.offset[0] = header.offset[1] = _mm512_setzero_ps();
+    } else if (job.offset == Offset::minimum) {
+        header.offset[0] = halves(from);
+        header.offset[1] = halves(from + 32);
+    } else {
+        for (int h = 0; h < 2; ++h) {
+            const __m128i zeros =
+                _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + 16 * h));
+            header.offset[h] = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(zeros)),
+                                             _mm512_sub_ps(_mm512_setzero_ps(), header.scale[h]));
+        }
+    }
+    return header;
+}
+
+ALWAYS_INLINE inline void load_codes(const std::uint8_t* from, __m512i (&codes)[2]) {
+    codes[0] = _mm512_loadu_si512(from);
+    codes[1] = _mm512_loadu_si512(from + 64);
+}
+
+ALWAYS_INLINE inline __m512i broadcast4(const std::int8_t* x) {
+    int four;
+    __builtin_memcpy(&four, x, sizeof four);
+    return _mm512_set1_epi32(four);
+}
+
+ALWAYS_INLINE inline void store_panel(const Job& job, std::int64_t panel, std::int64_t row, __m512 low,
+                               __m512 high) {
+    float* const to = job.out + row * job.n + panel * kPanelRows;
+    const auto width = static_cast<int>(job.n - panel * kPanelRows);
+    if (width >= kPanelRows) {
+        _mm512_storeu_ps(to, low);
+        _mm512_storeu_ps(to + 16, high);
+    } else {
+        _mm512_mask_storeu_ps(to, first(width), low);
+        _mm512_mask_storeu_ps(to + 16, first(width - 16), high);
+    }
+}
+
+// ------------------------------------------------------------------------- int8, up to 4 rows
+
+// Straight from the codes. 4 bits: the high nibbles stay where they are (16 times too large) in
+// accumulators of their own, shifted once a block, so a step of 256 weights costs four ANDs and no
+// shift. The accumulators start at -code_zero * sum(x): a constant zero is free.
+template <int M, int BITS>
+ALWAYS_INLINE inline void gemv_step(const std::uint8_t* codes, const std::int8_t* x, int stride,
+                             __m512i (&low)[M][2], __m512i (&high)[M][2]) {
+    __m512i v[2];
+    load_codes(codes, v);
+    _mm_prefetch(reinterpret_cast<const char*>(codes + kPrefetchBytes), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(codes + kPrefetchBytes + 64), _MM_HINT_T0);
+    if (BITS == 8) {
+        for (int m = 0; m < M; ++m) {
+            const __m512i a = broadcast4(x + m * stride);
+            DOT(low[m][0], v[0], a);
+            DOT(low[m][1], v[1], a);
+        }
+        return;
+    }
+    const __m512i low_mask = _mm512_set1_epi8(0x0F), high_mask = _mm512_set1_epi8(-16);
+    const __m512i l0 = _mm512_and_si512(v[0], low_mask), h0 = _mm512_and_si512(v[0], high_mask);
+    const __m512i l1 = _mm512_and_si512(v[1], low_mask), h1 = _mm512_and_si512(v[1], high_mask);
+    for (int m = 0; m < M; ++m) {
+        const __m512i a = broadcast4(x + m * stride), c = broadcast4(x + m * stride + 4);
+        DOT(low[m][0], l0, a);
+        DOT(low[m][1], l1, a);
+        DOT(high[m][0], h0, c);
+        DOT(high[m][1], h1, c);
+    }
+}
+
+template <int M, int BITS, bool OFFSETS>
+void gemv_int8_kernel(const Job& job, std::int64_t panel_begin, std::int64_t panel_end) {
+    constexpr int kStep = BITS == 4 ? 8 : 4;
+    const int zero = code_zero(BITS, job.offset);
+    for (std::int64_t p = panel_begin; p < panel_end; ++p) {
+        const std::uint8_t* const base = job.panels + p * job.panel_bytes;
+        __m512 y[M][2];
+        for (int m = 0; m < M; ++m) y[m][0] = y[m][1] = _mm512_setzero_ps();
+        for (std::int64_t b = 0; b < job.n_blocks; ++b) {
+            const Block& block = job.blocks[b];
+            const int* const sums = static_cast<const int*>(job.sums) + b * M;
+            const float* const scales = job.scales + b * M;
+            const std::int8_t* x = static_cast<const std::int8_t*>(job.values) + block.k_padded * M;
+            const std::uint8_t* codes = base + block.codes;
+            const int stride = block.padded;
+            __m512i low[M][2], high[M][2];
+            for (int m = 0; m < M; ++m)
+                for (int h = 0; h < 2; ++h) {
+                    low[m][h] = _mm512_set1_epi32(-zero * sums[m]);
+                    high[m][h] = _mm512_setzero_si512();
+                    KEEP(low[m][h]);
+                    KEEP(high[m][h]);
+                }
+            int steps = block.steps;
+            for (; steps >= 4; steps -= 4)
+#pragma GCC unroll 4
+                for (int j = 0; j < 4; ++j, codes += kStepBytes, x += kStep)
+                    gemv_step<M, BITS>(codes, x, stride, low, high);
+            for (; steps > 0; --steps, codes += kStepBytes, x += kStep)
+                gemv_step<M, BITS>(codes, x, stride, low, high);
+            const Header header = load_header<OFFSETS>(job, base + block.header);
+            for (int m = 0; m < M; ++m) {
+                const __m512 scale = _mm512_set1_ps(scales[m]);
+                for (int h = 0; h < 2; ++h) {
+                    __m512i dot = low[m][h];
+                    if (BITS == 4) dot = _mm512_add_epi32(dot, _mm512_srai_epi32(high[m][h], 4));
+                    y[m][h] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot),
+                                              _mm512_mul_ps(header.scale[h], scale), y[m][h]);
+                    if (OFFSETS)
+                        y[m][h] = _mm512_fmadd_ps(
+                            header.offset[h],
+                            _mm512_set1_ps(scales[m] * static_cast<float>(sums[m])), y[m][h]);
+                }
+            }
+        }
+        for (int m = 0; m < M; ++m) store_panel(job, p, m, y[m][0], y[m][1]);
+    }
+}
+
+// ------------------------------------------------------------------------- exact, up to 4 rows
+
+// One step of float weights in units of the scale, k by k: use(place in the step, half, 16 weights).
+// 4 bits: vpermps looks up code - zero and takes only the low four bits of each index, so a shift
+// brings each nibble of the lane into place: shift, permute, FMA for 16 weights. Lane, low nibble
+// first: k 0 4 1 5 2 6 3 7.
+template <int BITS, class Use>
+ALWAYS_INLINE inline void each_weight(const std::uint8_t* codes, __m512 table, Use use) {
+    __m512i v[2];
+    load_codes(codes, v);
+    for (int h = 0; h < 2; ++h) {
+        if (BITS == 4) {
+#pragma GCC unroll 8
+            for (int t = 0; t < 8; ++t)
+                use(t / 2 + t % 2 * 4, h,
+                    _mm512_permutexvar_ps(_mm512_srli_epi32(v[h], static_cast<unsigned>(4 * t)),
+                                          table));
+        } else {
+            const __m512i code = _mm512_xor_si512(v[h], _mm512_set1_epi8(-128));
+#pragma GCC unroll 4
+            for (int t = 0; t < 4; ++t)
+                use(t, h,
+                    _mm512_cvtepi32_ps(_mm512_srai_epi32(
+                        _mm512_slli_epi32(code, static_cast<unsigned>(24 - 8 * t)), 24)));
+        }
+    }
+}
+
+__m512 code_table(const Job& job) {
+    const __m512 codes = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return _mm512_sub_ps(codes, _mm512_set1_ps(static_cast<float>(code_zero(4, job.offset))));
+}
+
+template <int M, int BITS, bool OFFSETS>
+void gemv_exact_kernel(const Job& job, std::int64_t panel_begin, std::int64_t panel_end) {
+    constexpr int kStep = BITS == 4 ? 8 : 4;
+    constexpr int kChains = M == 1 ? 4 : M == 2 ? 2 : 1;  // an FMA takes 4 cycles, two start in each
+    const __m512 table = code_table(job);
+    for (std::int64_t p = panel_begin; p < panel_end; ++p) {
+        const std::uint8_t* const base = job.panels + p * job.panel_bytes;
+        __m512 y[M][2];
+        for (int m = 0; m < M; ++m) y[m][0] = y[m][1] = _mm512_setzero_ps();
+        for (std::int64_t b = 0; b < job.n_blocks; ++b) {
+            const Block& block = job.blocks[b];
+            const float* x = static_cast<const float*>(job.values) + block.k_padded * M;
+            const std::uint8_t* codes = base + block.codes;
+            const int stride = block.padded;
+            __m512 dot[M][2][kChains];
+            for (auto& row : dot)
+                for (auto& half : row)
+                    for (auto& chain : half) chain = _mm512_setzero_ps();
+            for (int j = 0; j < block.steps; ++j, codes += kStepBytes, x += kStep) {
+                _mm_prefetch(reinterpret_cast<const char*>(codes + kPrefetchBytes), _MM_HINT_T0);
+                _mm_prefetch(reinterpret_cast<const char*>(codes + kPrefetchBytes + 64),
+                             _MM_HINT_T0);
+                each_weight<BITS>(codes, table, [&](int k, int h, __m512 w) ALWAYS_INLINE {
+                    for (int m = 0; m < M; ++m)
+                        dot[m][h][k % kChains] = _mm512_fmadd_ps(
+                            w, _mm512_set1_ps(x[m * stride + k]), dot[m][h][k % kChains]);
+                });
+            }
+            const Header header = load_header<OFFSETS>(job, base + block.header);
+            const float* const sums = static_cast<const float*>(job.sums) + b * M;
+            for (int m = 0; m < M; ++m)
+                for (int h = 0; h < 2; ++h) {
+                    __m512 total = dot[m][h][0];
+                    for (int c = 1; c < kChains; ++c) total = _mm512_add_ps(total, dot[m][h][c]);
+                    y[m][h] = _mm512_fmadd_ps(total, header.scale[h], y[m][h]);
+                    if (OFFSETS)
+                        y[m][h] =
+                            _mm512_fmadd_ps(header.offset[h], _mm512_set1_ps(sums[m]), y[m][h]);
+                }
+        }
+        for (int m = 0; m < M; ++m) store_panel(job, p, m, y[m][0], y[m][1]);
+    }
+}
+
+// ------------------------------------------------------------------------------ more rows, int8
+
+// A panel is taken in chunks of k whose unpacked codes stay in L1; each tile of rows then runs over
+// the chunk's blocks with its float sums in registers.
+constexpr int kChunkInt8 = 512;
+constexpr int kChunkBlocks = kChunkInt8 / 8;  // a block has at least 8 padded k
+
+struct ScratchInt8 {
+    alignas(64) std::uint8_t codes[kChunkInt8 / 4 * kStepBytes];  // as formats.h stores 8 bits
+    alignas(64) float scale[kChunkBlocks][kPanelRows];
+    alignas(64) float offset[kChunkBlocks][kPanelRows];
+    const std::uint8_t* block_codes[kChunkBlocks];
+    int steps[kChunkBlocks];
+    alignas(64) float y[kTileRows][kPanelRows];
+};
+
+// Unpacks 4-bit codes into steps of 4 k a byte each.
+void unpack(const std::uint8_t* from, int steps, std::uint8_t* to) {
+    const __m512i mask = _mm512_set1_epi8(0x0F);
+    for (int j = 0; j < steps; ++j, from += kStepBytes, to += 2 * kStepBytes) {
+        __m512i v[2];
+        load_codes(from, v);
+        for (int h = 0; h < 2; ++h) {
+            _mm512_store_si512(to + 64 * h, _mm512_and_si512(v[h], mask));
+            _mm512_store_si512(to + kStepBytes + 64 * h,
+                               _mm512_and_si512(_mm512_srli_epi16(v[h], 4), mask));
+        }
+    }
+}
+
+template <int M, bool OFFSETS>
+void tile_int8(const Job& job, ScratchInt8& scratch, std::int64_t block_begin,
+               std::int64_t block_end, std::int64_t row, float (*sums_y)[kPanelRows]) {
+    const int zero = code_zero(job.bits, job.offset);
+    __m512 y[M][2];
+    for (int m = 0; m < M; ++m)
+        for (int h = 0; h < 2; ++h) y[m][h] = _mm512_load_ps(sums_y[m] + 16 * h);
+    for (std::int64_t b = block_begin; b < block_end; ++b) {
+        const Block& block = job.blocks[b];
+        const std::int64_t at = b - block_begin;
+        const int stride = block.padded;
+        const std::int8_t* x = static_cast<const std::int8_t*>(job.values) +
+                               block.k_padded * job.rows + row * stride;
+        const int* const sums = static_cast<const int*>(job.sums) + b * job.rows + row;
+        const float* const scales = job.scales + b * job.rows + row;
+        __m512i dot[M][2];
+        for (int m = 0; m < M; ++m)
+            for (int h = 0; h < 2; ++h) {
+                dot[m][h] = _mm512_set1_epi32(-zero * sums[m]);
+                KEEP(dot[m][h]);
+            }
+        const std::uint8_t* codes = scratch.block_codes[at];
+        for (int j = scratch.steps[at]; j > 0; --j, codes += kStepBytes, x += 4) {
+            __m512i w[2];
+            load_codes(codes, w);
+            for (int m = 0; m < M; ++m) {
+                const __m512i a = broadcast4(x + m * stride);
+                DOT(dot[m][0], w[0], a);
+                DOT(dot[m][1], w[1], a);
+            }
+        }
+        for (int m = 0; m < M; ++m) {
+            const __m512 scale = _mm512_set1_ps(scales[m]);
+            for (int h = 0; h < 2; ++h) {
+                y[m][h] = _mm512_fmadd_ps(
+                    _mm512_cvtepi32_ps(dot[m][h]),
+                    _mm512_mul_ps(_mm512_load_ps(scratch.scale[at] + 16 * h), scale), y[m][h]);
+                if (OFFSETS)
+                    y[m][h] = _mm512_fmadd_ps(
+                        _mm512_load_ps(scratch.offset[at] + 16 * h),
+                        _mm512_set1_ps(scales[m] * static_cast<float>(sums[m])), y[m][h]);
+            }
+        }
+    }
+    for (int m = 0; m < M; ++m)
+        for (int h = 0; h < 2; ++h) _mm512_store_ps(sums_y[m] + 16 * h, y[m][h]);
+}
+
+template <bool OFFSETS>
+void gemm_int8_kernel(const Job& job, std::int64_t panel, std::int64_t row_begin,
+                      std::int64_t row_end) {
+    ScratchInt8 scratch;
+    const std::uint8_t* const base = job.panels + panel * job.panel_bytes;
+    const auto rows = static_cast<int>(row_end - row_begin);
+    for (int m = 0; m < rows; ++m)
+        for (int h = 0; h < 2; ++h) _mm512_store_ps(scratch.y[m] + 16 * h, _mm512_setzero_ps());
+    for (std::int64_t b = 0; b < job.n_blocks;) {
+        const std::int64_t block_begin = b;
+        int k = 0;
+        for (; b < job.n_blocks && k + job.blocks[b].padded <= kChunkInt8; ++b) {
+            const Block& block = job.blocks[b];
+            const std::int64_t at = b - block_begin;
+            const Header header = load_header<OFFSETS>(job, base + block.header);
+            for (int h = 0; h < 2; ++h) {
+                _mm512_store_ps(scratch.scale[at] + 16 * h, header.scale[h]);
+                if (OFFSETS) _mm512_store_ps(scratch.offset[at] + 16 * h, header.offset[h]);
+            }
+            if (job.bits == 8) {
+                scratch.block_codes[at] = base + block.codes;
+                scratch.steps[at] = block.steps;
+            } else {
+                std::uint8_t* const to = scratch.codes + k / 4 * kStepBytes;
+                unpack(base + block.codes, block.steps, to);
+                scratch.block_codes[at] = to;
+                scratch.steps[at] = 2 * block.steps;
+            }
+            k += block.padded;
+        }
+        int m = 0;
+        const auto tiles = [&](auto tile, int height) {
+            for (; m + height <= rows; m += height)
+                tile(job, scratch, block_begin, b, row_begin + m, scratch.y + m);
+        };
+        tiles(tile_int8<6, OFFSETS>, 6);
+        tiles(tile_int8<4, OFFSETS>, 4);
+        tiles(tile_int8<2, OFFSETS>, 2);
+    }
+    for (int m = 0; m < rows && row_begin + m < job.m; ++m)
+        store_panel(job, panel, row_begin + m, _mm512_load_ps(scratch.y[m]),
+                    _mm512_load_ps(scratch.y[m] + 16));
+}
+
+// ----------------------------------------------------------------------------- more rows, exact
+
+constexpr int kChunkExact = 128;
+
+struct ScratchExact {
+    alignas(64) float w[kChunkExact][kPanelRows];  // 16 KB, scale and offset applied
+    alignas(64) float y[kTileRows][kPanelRows];
+};
+
+template <int BITS, bool OFFSETS>
+void expand(const Job& job, const std::uint8_t* base, const Block& block,
+            float (*to)[kPanelRows]) {
+    constexpr int kStep = BITS == 4 ? 8 : 4;
+    const __m512 table = code_table(job);
+    const Header header = load_header<OFFSETS>(job, base + block.header);
+    for (int j = 0; j < block.steps; ++j)
+        each_weight<BITS>(base + block.codes + j * kStepBytes, table,
+                          [&](int k, int h, __m512 w) ALWAYS_INLINE {
+                              w = OFFSETS ? _mm512_fmadd_ps(w, header.scale[h], header.offset[h])
+                                          : _mm512_mul_ps(w, header.scale[h]);
+                              _mm512_store_ps(to[j * kStep + k] + 16 * h, w);
+                          });
+}
+
+template <int M>
+void tile_exact(const Job& job, const float (*w)[kPanelRows], std::int64_t block_begin,
+                std::int64_t block_end, std::int64_t row, float (*sums_y)[kPanelRows]) {
+    __m512 y[M][2];
+    for (int m = 0; m < M; ++m)
+        for (int h = 0; h < 2; ++h) y[m][h] = _mm512_load_ps(sums_y[m] + 16 * h);
+    for (std::int64_t b = block_begin; b < block_end; ++b) {
+        const Block& block = job.blocks[b];
+        const std::int64_t stride = block.padded;
+        const float* x =
+            static_cast<const float*>(job.values) + block.k_padded * job.rows + row * stride;
+        for (int k = 0; k < block.length; ++k, ++x) {
+            const __m512 low = _mm512_load_ps(w[k]), high = _mm512_load_ps(w[k] + 16);
+            for (int m = 0; m < M; ++m) {
+                const __m512 a = _mm512_set1_ps(x[m * stride]);
+                y[m][0] = _mm512_fmadd_ps(low, a, y[m][0]);
+                y[m][1] = _mm512_fmadd_ps(high, a, y[m][1]);
+            }
+        }
+        w += block.padded;
+    }
+    for (int m = 0; m < M; ++m)
+        for (int h = 0; h < 2; ++h) _mm512_store_ps(sums_y[m] + 16 * h, y[m][h]);
+}
+
+template <int BITS, bool OFFSETS>
+void gemm_exact_kernel(const Job& job, std::int64_t panel, std::int64_t row_begin,
+                       std::int64_t row_end) {
+    ScratchExact scratch;
+    const std::uint8_t* const base = job.panels + panel * job.panel_bytes;
+    const auto rows = static_cast<int>(row_end - row_begin);
+    for (int m = 0; m < rows; ++m)
+        for (int h = 0; h < 2; ++h) _mm512_store_ps(scratch.y[m] + 16 * h, _mm512_setzero_ps());
+    for (std::int64_t b = 0; b < job.n_blocks;) {
+        const std::int64_t block_begin = b;
+        int k = 0;
+        for (; b < job.n_blocks && k + job.blocks[b].padded <= kChunkExact; ++b) {
+            expand<BITS, OFFSETS>(job, base, job.blocks[b], scratch.w + k);
+            k += job.blocks[b].padded;
+        }
+        int m = 0;
+        const auto tiles = [&](auto tile, int height) {
+            for (; m + height <= rows; m += height)
+                tile(job, scratch.w, block_begin, b, row_begin + m, scratch.y + m);
+        };
+        tiles(tile_exact<12>, 12);
+        tiles(tile_exact<6>, 6);
+        tiles(tile_exact<2>, 2);
+    }
+    for (int m = 0; m < rows && row_begin + m < job.m; ++m)
+        store_panel(job, panel, row_begin + m, _mm512_load_ps(scratch.y[m]),
+                    _mm512_load_ps(scratch.y[m] + 16));
+}
+
+// ------------------------------------------------------------------------------------ the table
+
+using Gemv = void (*)(const Job&, std::int64_t, std::int64_t);
+
+// Picks KERNEL<rows, bits, offsets> for a job of 1 to 4 rows.
+#define GEMV_TABLE(KERNEL, BITS)                                                               \
+    {{KERNEL<1, BITS, false>, KERNEL<1, BITS, true>}, {KERNEL<2, BITS, false>, KERNEL<2, BITS, true>}, \
+     {KERNEL<3, BITS, false>, KERNEL<3, BITS, true>}, {KERNEL<4, BITS, false>, KERNEL<4, BITS, true>}}
+
+void gemv_int8(const Job& job, std::int64_t panel_begin, std::int64_t panel_end) {
+    static constexpr Gemv kernels[2][4][2] = {GEMV_TABLE(gemv_int8_kernel, 4),
+                                              GEMV_TABLE(gemv_int8_kernel, 8)};
+    kernels[job.bits == 8][job.rows - 1][job.offset != Offset::symmetric](job, panel_begin,
+                                                                          panel_end);
+}
+
+void gemv_exact(const Job& job, std::int64_t panel_begin, std::int64_t panel_end) {
+    static constexpr Gemv kernels[2][4][2] = {GEMV_TABLE(gemv_exact_kernel, 4),
+                                              GEMV_TABLE(gemv_exact_kernel, 8)};
+    kernels[job.bits == 8][job.rows - 1][job.offset != Offset::symmetric](job, panel_begin,
+                                                                          panel_end);
+}
+
+void gemm_int8(const Job& job, std::int64_t panel, std::int64_t row_begin, std::int64_t row_end) {
+    (job.offset == Offset::symmetric ? gemm_int8_kernel<false> : gemm_int8_kernel<true>)(
+        job, panel, row_begin, row_end);
+}
+
+void gemm_exact(const Job& job, std::int64_t panel, std::int64_t row_begin, std::int64_t row_end) {
+    const bool offsets = job.offset != Offset::symmetric;
+    (job.bits == 8 ? (offsets ? gemm_exact_kernel<8, true> : gemm_exact_kernel<8, false>)
+                   : (offsets ? gemm_exact_kernel<4, true> : gemm_exact_kernel<4, false>))(
+        job, panel, row_begin, row_end);
+}
+
+}  // namespace
+
+extern const Kernels kernels_avx512_vnni;
+const Kernels kernels_avx512_vnni = {prepare_int8, prepare_exact, gemv_int8,
+                                     gemv_exact,   gemm_int8,     gemm_exact};
+
+}  // namespace sllmbench
