@@ -94,7 +94,8 @@ def pack_nibbles(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
     n, k = codes.shape
     if k % 2:
         codes = np.concatenate([codes, np.zeros((n, 1), np.uint8)], axis=1)
-    return codes[:, 0::2] | (codes[:, 1::2] << 4)
+    packed: NDArray[np.uint8] = codes[:, 0::2] | (codes[:, 1::2] << np.uint8(4))
+    return packed
 
 
 def unpack_nibbles(packed: NDArray[np.uint8], k: int) -> NDArray[np.uint8]:

@@ -16,7 +16,7 @@ from sllmbench.checkpoints.base import Progress, silent
 from sllmbench.errors import InputError
 from sllmbench.paths import Arithmetic, KernelUse, Path, PathLinear
 from sllmbench.paths.native import NativeLinear
-from sllmbench.paths.torch_float import float_tensor
+from sllmbench.paths.torch_float import TorchLinear, float_tensor
 
 if TYPE_CHECKING:
     from sllmbench.checkpoints.base import Checkpoint
@@ -125,16 +125,17 @@ def describe(net: Any) -> ModelFacts:
     for name, linear in linears.items():
         for use in sorted(linear.kernel_uses, key=str):
             layers.setdefault(use, []).append(name)
-    inside = {id(p) for linear in linears.values() for p in linear.parameters()}
-    others = {id(p): p for p in net.parameters() if id(p) not in inside}
+    weights = {id(part.weight) for part in linears.values() if isinstance(part, TorchLinear)}
+    others = [
+        p for p in net.parameters() if id(p) not in weights
+    ]  # parameters() yields tied ones once
     return ModelFacts(
         path=path.name,
         format=path.format,
         n_params=sum(part.in_features * part.out_features for part in linears.values())
-        + sum(part.bias.numel() for part in linears.values() if part.bias is not None)
-        + sum(p.numel() for p in others.values()),
-        weights_bytes=sum(part.weights_bytes for part in linears.values())
-        + sum(p.nbytes for p in others.values()),
+        + sum(p.numel() for p in others),
+        weights_bytes=sum(part.stored_bytes for part in linears.values())
+        + sum(p.nbytes for p in others),
         lm_head=_head_storage(net, head),
         layers={use: tuple(names) for use, names in layers.items()},
     )
@@ -161,7 +162,8 @@ def _skeleton(checkpoint: Checkpoint) -> Any:
 
     # Buffers are made for real: rotary tables are computed in constructors, not read from files.
     with init_empty_weights(include_buffers=False):
-        return AutoModelForCausalLM.from_config(checkpoint.config())
+        net: Any = AutoModelForCausalLM
+        return net.from_config(checkpoint.config())
 
 
 class _Loader:
@@ -213,7 +215,7 @@ class _Loader:
                 return name, part
         raise InputError(f"{self.checkpoint.name}: the model has no output layer to run")
 
-    def _bias(self, name: str, linear: nn.Linear) -> torch.Tensor | None:
+    def _bias(self, name: str, linear: Any) -> torch.Tensor | None:
         if linear.bias is None:
             return None
         return self._float(self._checked(f"{name}.bias", linear.bias))

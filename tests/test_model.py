@@ -19,7 +19,8 @@ IDS = torch.arange(24).reshape(1, -1) * 7 % 512
 def plain_logits(folder: Path, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder).to(dtype).eval()
+    # Not .to(dtype): that would round the rotary tables too.
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
     with torch.inference_mode():
         return model(IDS).logits.float()
 
@@ -57,7 +58,8 @@ def test_quantised_paths_equal_a_model_of_their_dequantised_weights(
     torch.testing.assert_close(exact, reference, rtol=1e-4, atol=1e-4 * reference.abs().max())
     rounded = path_logits(folder, path, "int8")
     relative = (rounded - reference).norm() / reference.norm()
-    assert relative < 0.03
+    # Rounding to 127 steps costs about 0.7% a layer, and 14 layers add up; a wrong scale costs 100%.
+    assert relative < 0.1
     if path != "unfused-int4":
         assert relative > 1e-5, "int8 activations cannot be this exact: did they run?"
 

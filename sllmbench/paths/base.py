@@ -33,19 +33,24 @@ class PathLinear(nn.Module):
     It knows what it holds and which kernels have run.
     """
 
-    def __init__(self, out_features: int, in_features: int, format: str) -> None:
+    bias: nn.Parameter | None
+
+    def __init__(
+        self, out_features: int, in_features: int, format: str, bias: torch.Tensor | None
+    ) -> None:
         """Note the shape and how the weight is stored; subclasses add the weight itself."""
         super().__init__()
         self.format = format
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self.out_features = out_features
         self.in_features = in_features
         self.kernel_uses: set[KernelUse] = set()
         """Filled by the calls themselves, so it holds what ran and nothing else."""
 
     @property
-    def weights_bytes(self) -> int:
-        """Bytes that the layer's weight and bias take in memory."""
-        raise NotImplementedError
+    @abstractmethod
+    def stored_bytes(self) -> int:
+        """Bytes that the layer's weight takes in memory: codes, scales, offsets, padding."""
 
 
 class Path(ABC):

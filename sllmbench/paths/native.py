@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -66,9 +66,9 @@ def _parse_kernel(kernel: str | None) -> tuple[str | None, Arithmetic]:
     if kernel is None:
         return None, "int8"
     isa, _, arithmetic = kernel.partition(".")
-    if arithmetic not in ("exact", "int8") or isa not in _native.compiled_isas():
+    if arithmetic not in ARITHMETIC or isa not in _native.compiled_isas():
         raise InputError(f"unknown kernel {kernel!r}; here are {', '.join(kernels())}")
-    return isa, arithmetic
+    return isa, cast("Arithmetic", arithmetic)
 
 
 class NativeLinear(PathLinear):
@@ -78,11 +78,10 @@ class NativeLinear(PathLinear):
         self, weight: QuantTensor, bias: torch.Tensor | None, arithmetic: Arithmetic
     ) -> None:
         """Pack ``weight`` for the kernels and let go of its original codes."""
-        super().__init__(weight.n, weight.k, weight.format.name)
+        super().__init__(weight.n, weight.k, weight.format.name, bias)
         self._weight = weight.native
         self._arithmetic = arithmetic
         self._isa = _native.active_isa()
-        self.bias = None if bias is None else torch.nn.Parameter(bias, requires_grad=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply [..., in_features] → [..., out_features]."""
@@ -97,9 +96,9 @@ class NativeLinear(PathLinear):
         return out.view(*x.shape[:-1], self.out_features).to(x.dtype)
 
     @property
-    def weights_bytes(self) -> int:
-        """Bytes of the packed weight, scales and padding included, and of the bias."""
-        return self._weight.nbytes + (0 if self.bias is None else self.bias.nbytes)
+    def stored_bytes(self) -> int:
+        """Bytes of the packed weight, scales and padding included."""
+        return self._weight.nbytes
 
     def embedding_rows(self, ids: torch.Tensor) -> torch.Tensor:
         """Look rows ``ids`` up in the weight, as an embedding does → float32 [*ids.shape, k]."""
@@ -117,7 +116,7 @@ def quantized_tensor(checkpoint: Checkpoint, name: str, layout: QuantFormat) -> 
     ]
     if len(parts) == 1:
         return parts[0]
-    offsets = [part.offsets for part in parts if part.offsets is not None]
+    offsets: list[Any] = [part.offsets for part in parts if part.offsets is not None]
     return QuantTensor(
         layout,
         n,

@@ -21,9 +21,8 @@ class TorchLinear(PathLinear):
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         """Hold ``weight`` as it is."""
         float_type = str(weight.dtype).removeprefix("torch.")
-        super().__init__(*weight.shape, format=float_type)
+        super().__init__(weight.shape[0], weight.shape[1], float_type, bias)
         self.weight = torch.nn.Parameter(weight, requires_grad=False)
-        self.bias = None if bias is None else torch.nn.Parameter(bias, requires_grad=False)
         # torch leaves the choice to MKL or oneDNN; what it reports is the level it dispatches at.
         isa = torch.backends.cpu.get_cpu_capability().lower()
         self._use = KernelUse("torch.linear", isa, float_type, float_type)
@@ -34,9 +33,9 @@ class TorchLinear(PathLinear):
         return functional.linear(x, self.weight, self.bias)
 
     @property
-    def weights_bytes(self) -> int:
-        """Bytes of weight and bias."""
-        return self.weight.nbytes + (0 if self.bias is None else self.bias.nbytes)
+    def stored_bytes(self) -> int:
+        """Bytes of the weight."""
+        return self.weight.nbytes
 
 
 def float_tensor(checkpoint: Checkpoint, name: str, float_type: FloatType) -> torch.Tensor:

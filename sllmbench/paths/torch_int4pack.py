@@ -25,7 +25,7 @@ class Int4PackLinear(PathLinear):
 
     def __init__(self, weight: QuantTensor, bias: torch.Tensor | None) -> None:
         """Pack the codes as torch wants them."""
-        super().__init__(weight.n, weight.k, weight.format.name)
+        super().__init__(weight.n, weight.k, weight.format.name, bias)
         codes = unpack_nibbles(cast("NDArray[np.uint8]", weight.codes), weight.k)
         self._codes = torch.ops.aten._convert_weight_to_int4pack_for_cpu(
             torch.from_numpy(codes).int(), 1
@@ -33,7 +33,6 @@ class Int4PackLinear(PathLinear):
         scales = torch.from_numpy(weight.scales).T.bfloat16()
         self._scales_zeros = torch.stack((scales, torch.zeros_like(scales)), dim=-1).contiguous()
         self._group = weight.format.group_length(weight.k)
-        self.bias = None if bias is None else torch.nn.Parameter(bias, requires_grad=False)
         isa = torch.backends.cpu.get_cpu_capability().lower()
         self._use = KernelUse("torch.int4pack_mm", isa, "bfloat16", self.format)
 
@@ -49,10 +48,10 @@ class Int4PackLinear(PathLinear):
         return cast("torch.Tensor", out.view(*x.shape[:-1], self.out_features).to(x.dtype))
 
     @property
-    def weights_bytes(self) -> int:
-        """Bytes of codes, scales, zeros and bias."""
+    def stored_bytes(self) -> int:
+        """Bytes of codes, scales and zeros."""
         stored: int = self._codes.nbytes + self._scales_zeros.nbytes
-        return stored + (0 if self.bias is None else self.bias.nbytes)
+        return stored
 
 
 class Int4PackPath(Path):

@@ -26,11 +26,10 @@ class UnfusedLinear(PathLinear):
 
     def __init__(self, weight: QuantTensor, bias: torch.Tensor | None) -> None:
         """Hold the nibbles as they are packed: uint8 [n, ceil(k/2)], float16 scales."""
-        super().__init__(weight.n, weight.k, weight.format.name)
+        super().__init__(weight.n, weight.k, weight.format.name, bias)
         self._codes = torch.from_numpy(weight.codes)
         self._scales = torch.from_numpy(weight.scales)
         self._group = weight.format.group_length(weight.k)
-        self.bias = None if bias is None else torch.nn.Parameter(bias, requires_grad=False)
         isa = torch.backends.cpu.get_cpu_capability().lower()
         self._use = KernelUse("torch expand + torch.linear", isa, "float32", self.format)
 
@@ -48,10 +47,9 @@ class UnfusedLinear(PathLinear):
         return weight * scales.float().repeat_interleave(self._group, -1)[..., : self.in_features]
 
     @property
-    def weights_bytes(self) -> int:
+    def stored_bytes(self) -> int:
         """Bytes at rest; every call needs 4 more a weight while it runs."""
-        stored = self._codes.nbytes + self._scales.nbytes
-        return stored + (0 if self.bias is None else self.bias.nbytes)
+        return self._codes.nbytes + self._scales.nbytes
 
 
 class UnfusedPath(Path):

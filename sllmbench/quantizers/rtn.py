@@ -71,10 +71,22 @@ def _as_matrix(weight: Any) -> NDArray[np.float32]:
     return matrix
 
 
-def _float16_scale(scale: NDArray[np.float32]) -> NDArray[np.float16]:
-    if scale.size and float(np.abs(scale).max()) > _F16_MAX:
+def _float16(values: NDArray[np.float32]) -> NDArray[np.float16]:
+    if values.size and float(np.abs(values).max()) > _F16_MAX:
         raise InputError("the weight is too large: a group's scale or minimum exceeds float16")
-    return scale.astype(np.float16)
+    return values.astype(np.float16)
+
+
+def _float16_scale(scale: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Round to the nearest float16, but up where that would cut the range short.
+
+    Below 6e-5 float16 has few digits left or none: a scale rounded down there, to 0 at worst,
+    would clip what it should cover. Rounding every scale up would move weights that lie on a
+    4-bit grid already off it.
+    """
+    nearest = _float16(scale)
+    short = nearest.astype(np.float32) < scale * np.float32(1 - 2.0**-11)
+    return np.where(short, np.nextafter(nearest, np.float16(np.inf)), nearest)
 
 
 def _steps(
@@ -114,7 +126,7 @@ def _minimum(
     values: NDArray[np.float32],
 ) -> tuple[NDArray[np.float16], NDArray[np.float16], NDArray[np.float32]]:
     low = values.min(axis=-1)
-    minima = _float16_scale(low)
+    minima = _float16(low)
     scales = _float16_scale((values.max(axis=-1) - low) / np.float32(15))
     above = values - minima.astype(np.float32)[..., None]
     return scales, minima, _steps(above, scales, 0, 15)

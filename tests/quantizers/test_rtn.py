@@ -25,7 +25,7 @@ def half_step(tensor: QuantTensor) -> np.ndarray:
     if tensor.format.offset == "minimum":
         minima = np.repeat(np.abs(tensor.offsets.astype(np.float64)), length, axis=1)[:, : tensor.k]
         slack = slack + minima * 2.0**-11
-    return scales / 2 + slack + 2.0**-24
+    return scales / 2 + slack + 2.0**-25
 
 
 def within(error: np.ndarray, bound: np.ndarray) -> bool:
