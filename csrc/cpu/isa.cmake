@@ -5,9 +5,8 @@
 #    name        | compiler flags | CPU features
 set(isa_table_x86_64
     "generic     |                |"
-#    "avx2        | -mavx2 -mfma -mf16c | avx2 fma f16c"
-    "avx512_vnni | -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx2 -mfma -mf16c | avx512f avx512bw avx512dq avx512vl avx512_vnni avx2 fma f16c"
-)
+    "avx2        | -mavx2 -mfma -mf16c | avx2 fma f16c"
+    "avx512_vnni | -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx2 -mfma -mf16c | avx512f avx512bw avx512dq avx512vl avx512_vnni avx2 fma f16c")
 set(isa_table_other
     "generic     |                |")
 
