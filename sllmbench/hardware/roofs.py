@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -64,7 +65,7 @@ def read_bandwidths(
     results = []
     for count in _thread_counts(threads):
         for level, size in working_sets(caches, count, free_bytes).items():
-            rates = _repeat(lambda: _native.read_bandwidth_gbs(size, count, READ_SECONDS))  # noqa: B023
+            rates = _repeat(partial(_native.read_bandwidth_gbs, size, count, READ_SECONDS))
             results.append(
                 ReadBandwidth(
                     level=level,
@@ -85,7 +86,7 @@ def peak_rates(threads: int) -> tuple[PeakRate, ...]:
     for isa in _native.supported_isas():
         for kind in kinds:
             for count in _thread_counts(threads):
-                rates = _repeat(lambda: _native.peak_gops(kind, isa, count, PEAK_SECONDS))  # noqa: B023
+                rates = _repeat(partial(_native.peak_gops, kind, isa, count, PEAK_SECONDS))
                 results.append(
                     PeakRate(
                         kind=kind,
