@@ -2,6 +2,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <optional>
 #include <string>
 
@@ -16,6 +17,23 @@ namespace py = pybind11;
 namespace sllmbench {
 namespace {
 
+// NumPy's float16, of which C++20 knows nothing.
+struct Half {
+    std::uint16_t bits;
+};
+
+}  // namespace
+}  // namespace sllmbench
+
+template <>
+struct pybind11::detail::npy_format_descriptor<sllmbench::Half> {
+    static constexpr int kFloat16 = 23;  // NPY_HALF
+    static pybind11::dtype dtype() { return pybind11::dtype(kFloat16); }
+};
+
+namespace sllmbench {
+namespace {
+
 std::string describe(const py::array& array) {
     std::string shape;
     for (py::ssize_t i = 0; i < array.ndim(); ++i)
@@ -25,20 +43,22 @@ std::string describe(const py::array& array) {
 }
 
 // Nothing is converted silently: a copy of the activations would be part of what is measured.
-void check_array(const char* what, const py::array& array, const py::dtype& dtype,
+template <class T>
+bool is_array(const py::array& array, std::initializer_list<std::int64_t> shape) {
+    return py::isinstance<py::array_t<T, py::array::c_style>>(array) &&
+           array.ndim() == static_cast<py::ssize_t>(shape.size()) &&
+           std::equal(shape.begin(), shape.end(), array.shape());
+}
+
+template <class T>
+void check_array(const char* what, const char* dtype, const py::array& array,
                  std::initializer_list<std::int64_t> shape) {
-    bool good = array.dtype().equal(dtype) && (array.flags() & py::array::c_style) != 0 &&
-                array.ndim() == static_cast<py::ssize_t>(shape.size());
+    if (is_array<T>(array, shape)) return;
     std::string wanted;
-    py::ssize_t i = 0;
-    for (const std::int64_t extent : shape) {
-        good = good && array.shape(i) == extent;
-        wanted += (i++ ? ", " : "") + std::to_string(extent);
-    }
-    if (!good)
-        throw py::value_error(std::string(what) + " must be a C-contiguous " +
-                              py::str(dtype).cast<std::string>() + " [" + wanted + "], not " +
-                              describe(array));
+    for (const std::int64_t extent : shape)
+        wanted += (wanted.empty() ? "" : ", ") + std::to_string(extent);
+    throw py::value_error(std::string(what) + " must be a C-contiguous " + dtype + " [" + wanted +
+                          "], not " + describe(array));
 }
 
 Offset parse_offset(const std::string& name) {
@@ -66,20 +86,19 @@ PackedWeights pack(const py::array& codes, const py::array& scales,
         throw py::value_error("group_size must be at least 1, not " + std::to_string(group_size));
     const Offset offset = parse_offset(offset_name);
     const std::int64_t groups = (k - 1) / group_size + 1;
-    const py::dtype half("float16");
     if (bits == 4)
-        check_array("codes", codes, py::dtype::of<std::uint8_t>(), {n, (k + 1) / 2});
+        check_array<std::uint8_t>("codes", "uint8", codes, {n, (k + 1) / 2});
     else
-        check_array("codes", codes, py::dtype::of<std::int8_t>(), {n, k});
-    check_array("scales", scales, half, {n, groups});
+        check_array<std::int8_t>("codes", "int8", codes, {n, k});
+    check_array<Half>("scales", "float16", scales, {n, groups});
     if (offsets.has_value() != (offset != Offset::symmetric))
         throw py::value_error(offset == Offset::symmetric
                                   ? "symmetric weights take no offsets"
                                   : offset_name + " weights need offsets");
-    if (offsets)
-        check_array("offsets", *offsets,
-                    offset == Offset::zero_point ? py::dtype::of<std::uint8_t>() : half,
-                    {n, groups});
+    if (offset == Offset::zero_point)
+        check_array<std::uint8_t>("offsets", "uint8", *offsets, {n, groups});
+    else if (offset == Offset::minimum)
+        check_array<Half>("offsets", "float16", *offsets, {n, groups});
     const SourceWeights source{n,
                                k,
                                bits,
@@ -96,7 +115,7 @@ py::array dequantize_rows(const PackedWeights& weights, const py::array& rows) {
     if (rows.ndim() != 1)
         throw py::value_error("rows must be a C-contiguous int64 [count], not " + describe(rows));
     const std::int64_t count = rows.shape(0);
-    check_array("rows", rows, py::dtype::of<std::int64_t>(), {count});
+    check_array<std::int64_t>("rows", "int64", rows, {count});
     const auto* const row = static_cast<const std::int64_t*>(rows.data());
     for (std::int64_t i = 0; i < count; ++i)
         if (row[i] < 0 || row[i] >= weights.n())
@@ -123,8 +142,8 @@ std::string multiply(const py::array& x, const PackedWeights& weights, const py:
     if (x.ndim() != 2)
         throw py::value_error("x must be a C-contiguous float32 [m, k], not " + describe(x));
     const std::int64_t m = x.shape(0);
-    check_array("x", x, py::dtype::of<float>(), {m, weights.k()});
-    check_array("out", out, py::dtype::of<float>(), {m, weights.n()});
+    check_array<float>("x", "float32", x, {m, weights.k()});
+    check_array<float>("out", "float32", out, {m, weights.n()});
     if (!out.writeable()) throw py::value_error("out is read-only");
     const auto* const from = static_cast<const float*>(x.data());
     // Not mutable_data(): it repeats the check above with a worse message.
@@ -171,7 +190,7 @@ void bind_kernels(py::module_& module) {
     module.def(
         "isa_unsupported_reason",
         [](const std::string& isa) -> std::optional<std::string> {
-            std::string reason = unsupported_reason(compiled_isa(isa));
+            const std::string& reason = unsupported_reason(compiled_isa(isa));
             if (reason.empty()) return std::nullopt;
             return reason;
         },

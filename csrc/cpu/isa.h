@@ -19,7 +19,7 @@ struct Isa {
 // Slowest first.
 std::span<const Isa> compiled_isas();
 // Why this CPU or operating system cannot run it; empty when it can.
-std::string unsupported_reason(const Isa& isa);
+const std::string& unsupported_reason(const Isa& isa);
 // Throw std::invalid_argument for a name that this build does not have or this CPU cannot run.
 const Isa& compiled_isa(const std::string& name);
 const Isa& supported_isa(const std::string& name);

@@ -46,10 +46,11 @@ void point_into_workspace(Job& job, std::int64_t k_padded, Arithmetic arithmetic
     // 64 bytes more: the kernels may read, not use, a whole vector at the last value.
     const std::int64_t values = round_up(job.rows * k_padded * value_bytes) + 64;
     const std::int64_t per_block = round_up(job.n_blocks * job.rows * 4) + 64;
-    std::byte* p = workspace.reserve(static_cast<std::size_t>(values + 2 * per_block));
+    std::byte* p = workspace.reserve(static_cast<std::size_t>(values + 3 * per_block));
     job.values = p;
-    job.scales = reinterpret_cast<float*>(p + values);
-    job.sums = p + values + per_block;
+    job.sums = reinterpret_cast<float*>(p + values);
+    job.scales = reinterpret_cast<float*>(p + values + per_block);
+    job.starts = reinterpret_cast<std::int32_t*>(p + values + 2 * per_block);
 }
 
 void multiply_chunk(const Job& job, Arithmetic arithmetic, const Kernels& kernels, bool gemv,

@@ -27,12 +27,14 @@ struct Job {
     std::int64_t m;
     // The activations prepared: blocks that match the weight's, padded with zeros.
     //   values: int8 or float, block b at k_padded * rows, inside it [rows, padded]
-    //   scales: int8 mode only, [n_blocks, rows]
-    //   sums:   sum of a block's values, int32 or float, [n_blocks, rows]
+    //   sums:   a block's sum as prepared, so in int8 mode of the quantised values times their scale
+    //   scales, starts: int8 mode only: the activation scale, and what the int32 sum starts from so
+    //           that a constant code_zero costs nothing: -code_zero * sum of the quantised values
     std::int64_t rows;  // m, or for the gemm m rounded up to kRowStep; the rows past m are zeros
     void* values;
-    float* scales;
-    void* sums;
+    float* sums;           // [n_blocks, rows]
+    float* scales;         // [n_blocks, rows]
+    std::int32_t* starts;  // [n_blocks, rows]
     // The result. May be misaligned.
     float* out;  // [m, n]
 };

@@ -41,6 +41,7 @@ ALWAYS_INLINE inline int load_block(const Job& job, std::int64_t row, const Bloc
 }
 
 void prepare_int8(const Job& job, std::int64_t row_begin, std::int64_t row_end) {
+    const int zero = job.bits == 4 ? code_zero(4, job.offset) : 0;  // 8 bits: see signed_codes
     for (std::int64_t row = row_begin; row < row_end; ++row)
         for (std::int64_t b = 0; b < job.n_blocks; ++b) {
             const Block& block = job.blocks[b];
@@ -65,8 +66,11 @@ void prepare_int8(const Job& job, std::int64_t row_begin, std::int64_t row_end) 
                 _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
             half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4E));
             half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0xB1));
-            job.scales[b * job.rows + row] = finite ? largest / 127.0f : __builtin_nanf("");
-            static_cast<int*>(job.sums)[b * job.rows + row] = _mm_cvtsi128_si32(half);
+            const float scale = finite ? largest / 127.0f : __builtin_nanf("");
+            const int total = _mm_cvtsi128_si32(half);
+            job.scales[b * job.rows + row] = scale;
+            job.sums[b * job.rows + row] = scale * static_cast<float>(total);
+            job.starts[b * job.rows + row] = -zero * total;
         }
 }
 
@@ -83,7 +87,7 @@ void prepare_exact(const Job& job, std::int64_t row_begin, std::int64_t row_end)
             __m128 half = _mm_add_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps(sum, 1));
             half = _mm_add_ps(half, _mm_movehl_ps(half, half));
             half = _mm_add_ss(half, _mm_movehdup_ps(half));
-            static_cast<float*>(job.sums)[b * job.rows + row] = _mm_cvtss_f32(half);
+            job.sums[b * job.rows + row] = _mm_cvtss_f32(half);
         }
 }
 
@@ -203,20 +207,20 @@ ALWAYS_INLINE inline void gemv_block(const std::uint8_t* codes, const std::int8_
 template <int M, int BITS, bool OFFSETS>
 void gemv_int8_kernel(const Job& job, std::int64_t panel_begin, std::int64_t panel_end) {
     constexpr int kQ = M == 1 ? 4 : M == 2 ? 2 : 1;
-    const int zero = BITS == 4 ? code_zero(4, job.offset) : 0;  // 8 bits: signed_codes took it off
     for (std::int64_t p = panel_begin; p < panel_end; ++p) {
         const std::uint8_t* const base = job.panels + p * job.panel_bytes;
         alignas(32) float y[M][kPanelRows] = {};
         for (std::int64_t b = 0; b < job.n_blocks; ++b) {
             const Block& block = job.blocks[b];
-            const int* const sums = static_cast<const int*>(job.sums) + b * M;
+            const std::int32_t* const starts = job.starts + b * M;
             const float* const scales = job.scales + b * M;
+            const float* const sums = job.sums + b * M;
             const auto* const x =
                 static_cast<const std::int8_t*>(job.values) + block.k_padded * M;
             for (int q0 = 0; q0 < kQuarters; q0 += kQ) {
                 __m256i dot[M][kQ];
                 for (int m = 0; m < M; ++m)
-                    for (int q = 0; q < kQ; ++q) dot[m][q] = _mm256_set1_epi32(-zero * sums[m]);
+                    for (int q = 0; q < kQ; ++q) dot[m][q] = _mm256_set1_epi32(starts[m]);
                 gemv_block<M, BITS, kQ>(base + block.codes + 32 * q0, x, block.padded, block.steps,
                                         dot);
                 for (int q = 0; q < kQ; ++q) {
@@ -229,9 +233,7 @@ void gemv_int8_kernel(const Job& job, std::int64_t panel_begin, std::int64_t pan
                             _mm256_cvtepi32_ps(dot[m][q]),
                             _mm256_mul_ps(scale, _mm256_set1_ps(scales[m])), _mm256_load_ps(to));
                         if (OFFSETS)
-                            sum = _mm256_fmadd_ps(
-                                offset, _mm256_set1_ps(scales[m] * static_cast<float>(sums[m])),
-                                sum);
+                            sum = _mm256_fmadd_ps(offset, _mm256_set1_ps(sums[m]), sum);
                         _mm256_store_ps(to, sum);
                     }
                 }
@@ -276,7 +278,7 @@ void gemv_exact_kernel(const Job& job, std::int64_t panel_begin, std::int64_t pa
         for (std::int64_t b = 0; b < job.n_blocks; ++b) {
             const Block& block = job.blocks[b];
             const int stride = block.padded;
-            const float* const sums = static_cast<const float*>(job.sums) + b * M;
+            const float* const sums = job.sums + b * M;
             for (int q0 = 0; q0 < kQuarters; q0 += kQ) {
                 const float* x = static_cast<const float*>(job.values) + block.k_padded * M;
                 const std::uint8_t* codes = base + block.codes + 32 * q0;
@@ -372,16 +374,17 @@ ALWAYS_INLINE inline void tile_steps(const std::uint8_t* codes, const std::int8_
 template <int M, int BITS, bool OFFSETS>
 void tile_int8(const Job& job, ScratchInt8& scratch, std::int64_t b, std::int64_t row, int m0) {
     const Block& block = job.blocks[b];
-    const int zero = BITS == 4 ? code_zero(4, job.offset) : 0;
     const int stride = block.padded;
-    const int* const sums = static_cast<const int*>(job.sums) + b * job.rows + row;
-    const float* const scales = job.scales + b * job.rows + row;
+    const std::int64_t first_row = b * job.rows + row;
+    const std::int32_t* const starts = job.starts + first_row;
+    const float* const scales = job.scales + first_row;
+    const float* const sums = job.sums + first_row;
     for (int half = 0; half < kPanelRows; half += 16) {
         const std::int8_t* x = static_cast<const std::int8_t*>(job.values) +
                                block.k_padded * job.rows + row * stride;
         const std::uint8_t* codes = scratch.codes + 4 * half;
         __m256i dot[M][2];
-        for (int m = 0; m < M; ++m) dot[m][0] = dot[m][1] = _mm256_set1_epi32(-zero * sums[m]);
+        for (int m = 0; m < M; ++m) dot[m][0] = dot[m][1] = _mm256_set1_epi32(starts[m]);
         int steps = BITS == 4 ? 2 * block.steps : block.steps;
         for (; steps >= 8; steps -= 8, codes += 8 * kStepBytes, x += 32)
             tile_steps<M, BITS>(codes, x, stride, 8, dot);
@@ -396,8 +399,7 @@ void tile_int8(const Job& job, ScratchInt8& scratch, std::int64_t b, std::int64_
                     _mm256_load_ps(to));
                 if (OFFSETS)
                     sum = _mm256_fmadd_ps(_mm256_load_ps(scratch.offset + half + 8 * h),
-                                          _mm256_set1_ps(scales[m] * static_cast<float>(sums[m])),
-                                          sum);
+                                          _mm256_set1_ps(sums[m]), sum);
                 _mm256_store_ps(to, sum);
             }
     }

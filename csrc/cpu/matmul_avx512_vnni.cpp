@@ -42,6 +42,7 @@ ALWAYS_INLINE inline int load_block(const Job& job, std::int64_t row, const Bloc
 }
 
 void prepare_int8(const Job& job, std::int64_t row_begin, std::int64_t row_end) {
+    const int zero = code_zero(job.bits, job.offset);
     for (std::int64_t row = row_begin; row < row_end; ++row)
         for (std::int64_t b = 0; b < job.n_blocks; ++b) {
             const Block& block = job.blocks[b];
@@ -63,8 +64,11 @@ void prepare_int8(const Job& job, std::int64_t row_begin, std::int64_t row_end) 
                 else
                     _mm_storel_epi64(reinterpret_cast<__m128i*>(to + 16 * i), bytes);
             }
-            job.scales[b * job.rows + row] = finite ? largest / 127.0f : __builtin_nanf("");
-            static_cast<int*>(job.sums)[b * job.rows + row] = _mm512_reduce_add_epi32(sum);
+            const float scale = finite ? largest / 127.0f : __builtin_nanf("");
+            const int total = _mm512_reduce_add_epi32(sum);
+            job.scales[b * job.rows + row] = scale;
+            job.sums[b * job.rows + row] = scale * static_cast<float>(total);
+            job.starts[b * job.rows + row] = -zero * total;
         }
 }
 
@@ -82,7 +86,7 @@ void prepare_exact(const Job& job, std::int64_t row_begin, std::int64_t row_end)
                 _mm512_mask_storeu_ps(to + 16 * i, first(block.padded - 16 * i), values[i]);
             }
             if (!finite) to[0] = __builtin_nanf("");
-            static_cast<float*>(job.sums)[b * job.rows + row] = _mm512_reduce_add_ps(sum);
+            job.sums[b * job.rows + row] = _mm512_reduce_add_ps(sum);
         }
 }
 
@@ -178,22 +182,20 @@ ALWAYS_INLINE inline void gemv_step(const std::uint8_t* codes, const std::int8_t
 template <int M, int BITS, bool OFFSETS>
 void gemv_int8_kernel(const Job& job, std::int64_t panel_begin, std::int64_t panel_end) {
     constexpr int kStep = BITS == 4 ? 8 : 4;
-    const int zero = code_zero(BITS, job.offset);
     for (std::int64_t p = panel_begin; p < panel_end; ++p) {
         const std::uint8_t* const base = job.panels + p * job.panel_bytes;
         __m512 y[M][2];
         for (int m = 0; m < M; ++m) y[m][0] = y[m][1] = _mm512_setzero_ps();
         for (std::int64_t b = 0; b < job.n_blocks; ++b) {
             const Block& block = job.blocks[b];
-            const int* const sums = static_cast<const int*>(job.sums) + b * M;
-            const float* const scales = job.scales + b * M;
+            const std::int32_t* const starts = job.starts + b * M;
             const std::int8_t* x = static_cast<const std::int8_t*>(job.values) + block.k_padded * M;
             const std::uint8_t* codes = base + block.codes;
             const int stride = block.padded;
             __m512i low[M][2], high[M][2];
             for (int m = 0; m < M; ++m)
                 for (int h = 0; h < 2; ++h) {
-                    low[m][h] = _mm512_set1_epi32(-zero * sums[m]);
+                    low[m][h] = _mm512_set1_epi32(starts[m]);
                     high[m][h] = _mm512_setzero_si512();
                     KEEP(low[m][h]);
                     KEEP(high[m][h]);
@@ -207,7 +209,7 @@ void gemv_int8_kernel(const Job& job, std::int64_t panel_begin, std::int64_t pan
                 gemv_step<M, BITS>(codes, x, stride, low, high);
             const Header header = load_header<OFFSETS>(job, base + block.header);
             for (int m = 0; m < M; ++m) {
-                const __m512 scale = _mm512_set1_ps(scales[m]);
+                const __m512 scale = _mm512_set1_ps(job.scales[b * M + m]);
                 for (int h = 0; h < 2; ++h) {
                     __m512i dot = low[m][h];
                     if (BITS == 4) dot = _mm512_add_epi32(dot, _mm512_srai_epi32(high[m][h], 4));
@@ -215,8 +217,7 @@ void gemv_int8_kernel(const Job& job, std::int64_t panel_begin, std::int64_t pan
                                               _mm512_mul_ps(header.scale[h], scale), y[m][h]);
                     if (OFFSETS)
                         y[m][h] = _mm512_fmadd_ps(
-                            header.offset[h],
-                            _mm512_set1_ps(scales[m] * static_cast<float>(sums[m])), y[m][h]);
+                            header.offset[h], _mm512_set1_ps(job.sums[b * M + m]), y[m][h]);
                 }
             }
         }
@@ -286,7 +287,7 @@ void gemv_exact_kernel(const Job& job, std::int64_t panel_begin, std::int64_t pa
                 });
             }
             const Header header = load_header<OFFSETS>(job, base + block.header);
-            const float* const sums = static_cast<const float*>(job.sums) + b * M;
+            const float* const sums = job.sums + b * M;
             for (int m = 0; m < M; ++m)
                 for (int h = 0; h < 2; ++h) {
                     __m512 total = dot[m][h][0];
@@ -334,7 +335,6 @@ void unpack(const std::uint8_t* from, int steps, std::uint8_t* to) {
 template <int M, bool OFFSETS>
 void tile_int8(const Job& job, ScratchInt8& scratch, std::int64_t block_begin,
                std::int64_t block_end, std::int64_t row, float (*sums_y)[kPanelRows]) {
-    const int zero = code_zero(job.bits, job.offset);
     __m512 y[M][2];
     for (int m = 0; m < M; ++m)
         for (int h = 0; h < 2; ++h) y[m][h] = _mm512_load_ps(sums_y[m] + 16 * h);
@@ -344,12 +344,14 @@ void tile_int8(const Job& job, ScratchInt8& scratch, std::int64_t block_begin,
         const int stride = block.padded;
         const std::int8_t* x = static_cast<const std::int8_t*>(job.values) +
                                block.k_padded * job.rows + row * stride;
-        const int* const sums = static_cast<const int*>(job.sums) + b * job.rows + row;
-        const float* const scales = job.scales + b * job.rows + row;
+        const std::int64_t first_row = b * job.rows + row;
+        const std::int32_t* const starts = job.starts + first_row;
+        const float* const scales = job.scales + first_row;
+        const float* const sums = job.sums + first_row;
         __m512i dot[M][2];
         for (int m = 0; m < M; ++m)
             for (int h = 0; h < 2; ++h) {
-                dot[m][h] = _mm512_set1_epi32(-zero * sums[m]);
+                dot[m][h] = _mm512_set1_epi32(starts[m]);
                 KEEP(dot[m][h]);
             }
         const std::uint8_t* codes = scratch.block_codes[at];
@@ -369,9 +371,8 @@ void tile_int8(const Job& job, ScratchInt8& scratch, std::int64_t block_begin,
                     _mm512_cvtepi32_ps(dot[m][h]),
                     _mm512_mul_ps(_mm512_load_ps(scratch.scale[at] + 16 * h), scale), y[m][h]);
                 if (OFFSETS)
-                    y[m][h] = _mm512_fmadd_ps(
-                        _mm512_load_ps(scratch.offset[at] + 16 * h),
-                        _mm512_set1_ps(scales[m] * static_cast<float>(sums[m])), y[m][h]);
+                    y[m][h] = _mm512_fmadd_ps(_mm512_load_ps(scratch.offset[at] + 16 * h),
+                                              _mm512_set1_ps(sums[m]), y[m][h]);
             }
         }
     }

@@ -37,6 +37,7 @@ std::uint32_t load_block(const Job& job, std::int64_t row, const Block& block, f
     return largest;
 }
 
+// No starts: code_at() takes the zero off.
 void prepare_int8(const Job& job, std::int64_t row_begin, std::int64_t row_end) {
     for (std::int64_t row = row_begin; row < row_end; ++row)
         for (std::int64_t b = 0; b < job.n_blocks; ++b) {
@@ -56,8 +57,9 @@ void prepare_int8(const Job& job, std::int64_t row_begin, std::int64_t row_end) 
                 to[i] = static_cast<std::int8_t>(code);
                 sum += code;
             }
-            job.scales[b * job.rows + row] = finite ? largest / 127.0f : not_a_number();
-            static_cast<std::int32_t*>(job.sums)[b * job.rows + row] = sum;
+            const float scale = finite ? largest / 127.0f : not_a_number();
+            job.scales[b * job.rows + row] = scale;
+            job.sums[b * job.rows + row] = scale * static_cast<float>(sum);
         }
 }
 
@@ -70,7 +72,7 @@ void prepare_exact(const Job& job, std::int64_t row_begin, std::int64_t row_end)
             if (load_block(job, row, block, to) >= kInfinityBits) to[0] = not_a_number();
             float sum = 0;
             for (int i = 0; i < block.padded; ++i) sum += to[i];
-            static_cast<float*>(job.sums)[b * job.rows + row] = sum;
+            job.sums[b * job.rows + row] = sum;
         }
 }
 
@@ -129,8 +131,7 @@ void gemm_int8(const Job& job, std::int64_t panel, std::int64_t row_begin, std::
             std::int16_t x[kBlockLength];
             for (int i = 0; i < block.length; ++i) x[i] = from[i];
             const float scale = job.scales[b * job.rows + row];
-            const float sum = scale * static_cast<float>(
-                static_cast<const std::int32_t*>(job.sums)[b * job.rows + row]);
+            const float sum = job.sums[b * job.rows + row];
             for (int r = 0; r < kPanelRows; ++r) {
                 std::int32_t dot = 0;
                 for (int i = 0; i < block.length; ++i) dot += w[r][i] * x[i];
