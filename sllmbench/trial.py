@@ -161,8 +161,11 @@ class _Child:
         from sllmbench.measure.memory import PeakRss
         from sllmbench.model import load_model
 
+        try:
+            _native.set_threads(threads)
+        except ValueError as error:
+            raise InputError(str(error)) from error
         torch.set_num_threads(threads)
-        _native.set_threads(threads)
         _import_architecture(open_checkpoint(model).config())
         self._path = path
         self._prompt_ids = torch.tensor([prompt_ids], dtype=torch.int64)

@@ -112,7 +112,11 @@ def make_plan(
         paths.resolve(name)
     if path_names is not None:
         _check_names(path_names, reference)
-    thread_count = _native.threads() if threads is None else threads
+    try:
+        thread_count = _native.threads() if threads is None else threads
+        _native.active_isa()
+    except ValueError as error:  # SLLMBENCH_THREADS or SLLMBENCH_ISA
+        raise InputError(str(error)) from error
 
     checkpoint = open_checkpoint(model, progress)
     chosen = _runnable(checkpoint, path_names)

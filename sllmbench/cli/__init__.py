@@ -18,9 +18,9 @@ import typer
 from sllmbench.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
     from sllmbench.bench import RunResult
     from sllmbench.checkpoints.base import Progress
@@ -192,7 +192,7 @@ def machine(
         return
     from sllmbench.cli.listings import machine_listing
 
-    _console().print(machine_listing(found))
+    _show(lambda _: machine_listing(found))
 
 
 @app.command()
@@ -201,7 +201,7 @@ def models() -> None:
     from sllmbench.checkpoints import builtin_models
     from sllmbench.cli.listings import models_listing
 
-    _console().print(models_listing(builtin_models()))
+    _show(lambda _: models_listing(builtin_models()))
 
 
 @app.command("paths")
@@ -211,7 +211,7 @@ def list_paths() -> None:
     from sllmbench.paths import path_names, resolve
 
     found = [resolve(name) for name in path_names()]
-    _console().print(paths_listing((p.name, p.summary, p.unsupported()) for p in found))
+    _show(lambda _: paths_listing((p.name, p.summary, p.unsupported()) for p in found))
 
 
 def _write(result: RunResult, output: Output) -> None:
@@ -224,14 +224,22 @@ def _write(result: RunResult, output: Output) -> None:
     if not records:
         return
     if output is Output.TABLE:
-        console = _console()
-        console.print(report.table(records, reference, console.width))
+        _show(lambda width: report.table(records, reference, width))
     elif output is Output.MD:
         sys.stdout.write(report.markdown(records, reference))
     elif output is Output.CSV:
         sys.stdout.write(report.csv(records))
     else:
         sys.stdout.write(report.jsonl(records))
+
+
+def _show(make: Callable[[int], RenderableType]) -> None:
+    """Print what is made for the terminal's width, without the spaces that pad its lines."""
+    console = _console()
+    with console.capture() as captured:
+        console.print(make(console.width))
+    for line in captured.get().splitlines():
+        print(line.rstrip())
 
 
 def _console(*, stderr: bool = False) -> Console:

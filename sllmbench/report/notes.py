@@ -169,7 +169,7 @@ def _machine(record: Record) -> str:
     )
     return (
         f"{machine.cpu_model}, {machine.cores} cores, {machine.memory_bytes / 2**30:.0f} GiB;"
-        f" {record.threads} threads; {machine.os}; sllmbench {record.sllmbench_version}"
+        f" {record.threads} thread{'' if record.threads == 1 else 's'}; {machine.os}; sllmbench {record.sllmbench_version}"
         + (f", {libraries}" if libraries else "")
     )
 
