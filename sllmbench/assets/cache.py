@@ -84,7 +84,7 @@ def run_logged(
     command too.
     """
     with (
-        log.open("w+") as stream,
+        log.open("w+", encoding="utf-8", errors="replace") as stream,
         subprocess.Popen(
             command,
             env={**os.environ, **(environment or {})},

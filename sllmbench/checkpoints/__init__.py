@@ -80,7 +80,7 @@ def open_checkpoint(model: str, progress: Progress = silent) -> Checkpoint:
             raise InputError(_unknown(model))
         return RandomCheckpoint(model.removeprefix("random:"))
     path = Path(model).expanduser()
-    if path.exists():
+    if model and path.exists():
         return _open_path(path, model, progress)
     if model.endswith(".gguf") or model.startswith(("/", "./", "../", "~")):
         raise InputError(f"{model} does not exist")

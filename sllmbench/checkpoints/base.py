@@ -57,8 +57,8 @@ class Checkpoint(ABC):
         """
 
     def tensor(self, name: str) -> NDArray[np.float32]:
-        """A whole tensor as float32."""
-        return self.rows(name, 0, self.shapes()[name][0])
+        """A whole tensor as float32; raises as :meth:`rows` does."""
+        return self.rows(name, 0, self._checked_shape(name, 0, 0)[0])
 
     def quantized(self, name: str) -> QuantTensor | None:
         """The tensor's stored blocks as they are, or None where it is stored as floats.

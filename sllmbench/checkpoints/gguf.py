@@ -55,6 +55,8 @@ _GROUP = 32
 class GgufCheckpoint(Checkpoint):
     """A GGUF file; opening it converts it where the cache lacks the conversion."""
 
+    holds_quantized = True
+
     def __init__(
         self, file: Path, name: str, identity: str | None = None, progress: Progress = silent
     ) -> None:
