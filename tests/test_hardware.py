@@ -356,6 +356,8 @@ def test_one_instruction_set_is_active(measured: tuple[hardware.Machine, float])
     found, _ = measured
     assert [isa.name for isa in found.isas] == _native.compiled_isas()
     assert [isa.name for isa in found.isas if isa.active] == [_native.active_isa()]
+    supported = [isa.name for isa in found.isas if isa.supported]
+    assert supported == _native.supported_isas()
     for isa in found.isas:
         assert isa.supported == (isa.reason is None)
 

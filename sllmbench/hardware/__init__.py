@@ -145,15 +145,11 @@ def facts(*, roots: Roots = SYSTEM) -> dict[str, Any]:
 
 
 def _isas() -> tuple[Isa, ...]:
-    active, supported = _native.active_isa(), _native.supported_isas()
+    active = _native.active_isa()
+    reasons = {name: _native.isa_unsupported_reason(name) for name in _native.compiled_isas()}
     return tuple(
-        Isa(
-            name=name,
-            supported=name in supported,
-            reason=_native.isa_unsupported_reason(name),
-            active=name == active,
-        )
-        for name in _native.compiled_isas()
+        Isa(name=name, supported=reason is None, reason=reason, active=name == active)
+        for name, reason in reasons.items()
     )
 
 

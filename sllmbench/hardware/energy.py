@@ -52,7 +52,7 @@ def rapl_packages(roots: Roots = SYSTEM) -> list[RaplDomain]:
     for folder in sorted((roots.sys / "class/powercap").glob("intel-rapl:*")):
         name = read_text(folder / "name") or ""
         match = _PACKAGE.fullmatch(name)
-        if folder.name.count(":") == 1 and match is not None:
+        if match is not None:
             key = match["package"] if per_package else name
             domain = RaplDomain(name, folder / "energy_uj", folder / "max_energy_range_uj")
             domains.setdefault(key, domain)

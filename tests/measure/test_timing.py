@@ -43,6 +43,7 @@ class OldGpt2(GPT2LMHeadModel):
     _supports_cache_class = False
 
     def forward(self, input_ids, past_key_values=None, use_cache=None):
+        assert past_key_values is None or past_key_values.get_seq_length() > 0
         return super().forward(input_ids, past_key_values=past_key_values, use_cache=use_cache)
 
 
@@ -293,9 +294,9 @@ def test_the_interval_covers_the_median_as_often_as_it_says(n: int) -> None:
     assert abs(covered - exact) < 4 * math.sqrt(exact * (1 - exact) / rounds)
 
 
-@pytest.mark.parametrize("samples", [[], [1.0, math.nan], [math.inf]])
+@pytest.mark.parametrize("samples", [[], [1.0, 2.0, 3.0, math.nan], [math.inf]])
 def test_an_interval_of_nothing_or_of_no_numbers_is_refused(samples: list[float]) -> None:
-    with pytest.raises(ValueError, match="finite"):
+    with pytest.raises(ValueError, match="must be finite"):
         median_interval(samples)
 
 
