@@ -85,6 +85,8 @@ PackedWeights pack(const py::array& codes, const py::array& scales,
     if (group_size < 1)
         throw py::value_error("group_size must be at least 1, not " + std::to_string(group_size));
     const Offset offset = parse_offset(offset_name);
+    if (bits == 8 && offset != Offset::symmetric)
+        throw py::value_error("8-bit weights must be symmetric, not " + offset_name);
     const std::int64_t groups = (k - 1) / group_size + 1;
     if (bits == 4)
         check_array<std::uint8_t>("codes", "uint8", codes, {n, (k + 1) / 2});

@@ -502,41 +502,35 @@ void gemm_exact_kernel(const Job& job, std::int64_t panel, std::int64_t row_begi
 
 // ------------------------------------------------------------------------------------ the table
 
-using Kernel = void (*)(const Job&, std::int64_t, std::int64_t);
+using PanelsKernel = void (*)(const Job&, std::int64_t, std::int64_t);
 using TileKernel = void (*)(const Job&, std::int64_t, std::int64_t, std::int64_t);
 
-// KERNEL<rows, bits, offsets> for a job of 1 to 4 rows.
-#define GEMV_ROW(KERNEL, M, BITS) {KERNEL<M, BITS, false>, KERNEL<M, BITS, true>}
-#define GEMV_TABLE(KERNEL, BITS)                                    \
-    {GEMV_ROW(KERNEL, 1, BITS), GEMV_ROW(KERNEL, 2, BITS), \
-     GEMV_ROW(KERNEL, 3, BITS), GEMV_ROW(KERNEL, 4, BITS)}
+// The kinds of weights: 4 bits symmetric, 4 bits with offsets, 8 bits.
+int kind(const Job& job) { return job.bits == 8 ? 2 : job.offset != Offset::symmetric; }
+
+#define KINDS(KERNEL, M) {KERNEL<M, 4, false>, KERNEL<M, 4, true>, KERNEL<M, 8, false>}
+#define ROWS_AND_KINDS(KERNEL) {KINDS(KERNEL, 1), KINDS(KERNEL, 2), KINDS(KERNEL, 3), KINDS(KERNEL, 4)}
 
 void gemv_int8(const Job& job, std::int64_t panel_begin, std::int64_t panel_end) {
-    static constexpr Kernel kernels[2][4][2] = {GEMV_TABLE(gemv_int8_kernel, 4),
-                                                GEMV_TABLE(gemv_int8_kernel, 8)};
-    kernels[job.bits == 8][job.rows - 1][job.offset != Offset::symmetric](job, panel_begin,
-                                                                          panel_end);
+    static constexpr PanelsKernel kernels[4][3] = ROWS_AND_KINDS(gemv_int8_kernel);
+    kernels[job.rows - 1][kind(job)](job, panel_begin, panel_end);
 }
 
 void gemv_exact(const Job& job, std::int64_t panel_begin, std::int64_t panel_end) {
-    static constexpr Kernel kernels[2][4][2] = {GEMV_TABLE(gemv_exact_kernel, 4),
-                                                GEMV_TABLE(gemv_exact_kernel, 8)};
-    kernels[job.bits == 8][job.rows - 1][job.offset != Offset::symmetric](job, panel_begin,
-                                                                          panel_end);
+    static constexpr PanelsKernel kernels[4][3] = ROWS_AND_KINDS(gemv_exact_kernel);
+    kernels[job.rows - 1][kind(job)](job, panel_begin, panel_end);
 }
 
 void gemm_int8(const Job& job, std::int64_t panel, std::int64_t row_begin, std::int64_t row_end) {
-    static constexpr TileKernel kernels[2][2] = {
-        {gemm_int8_kernel<4, false>, gemm_int8_kernel<4, true>},
-        {gemm_int8_kernel<8, false>, gemm_int8_kernel<8, true>}};
-    kernels[job.bits == 8][job.offset != Offset::symmetric](job, panel, row_begin, row_end);
+    static constexpr TileKernel kernels[3] = {gemm_int8_kernel<4, false>, gemm_int8_kernel<4, true>,
+                                              gemm_int8_kernel<8, false>};
+    kernels[kind(job)](job, panel, row_begin, row_end);
 }
 
 void gemm_exact(const Job& job, std::int64_t panel, std::int64_t row_begin, std::int64_t row_end) {
-    static constexpr TileKernel kernels[2][2] = {
-        {gemm_exact_kernel<4, false>, gemm_exact_kernel<4, true>},
-        {gemm_exact_kernel<8, false>, gemm_exact_kernel<8, true>}};
-    kernels[job.bits == 8][job.offset != Offset::symmetric](job, panel, row_begin, row_end);
+    static constexpr TileKernel kernels[3] = {
+        gemm_exact_kernel<4, false>, gemm_exact_kernel<4, true>, gemm_exact_kernel<8, false>};
+    kernels[kind(job)](job, panel, row_begin, row_end);
 }
 
 }  // namespace

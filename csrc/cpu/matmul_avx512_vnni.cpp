@@ -380,7 +380,7 @@ void tile_int8(const Job& job, ScratchInt8& scratch, std::int64_t block_begin,
         for (int h = 0; h < 2; ++h) _mm512_store_ps(sums_y[m] + 16 * h, y[m][h]);
 }
 
-template <bool OFFSETS>
+template <int BITS, bool OFFSETS>
 void gemm_int8_kernel(const Job& job, std::int64_t panel, std::int64_t row_begin,
                       std::int64_t row_end) {
     ScratchInt8 scratch;
@@ -399,7 +399,7 @@ void gemm_int8_kernel(const Job& job, std::int64_t panel, std::int64_t row_begin
                 _mm512_store_ps(scratch.scale[at] + 16 * h, header.scale[h]);
                 if (OFFSETS) _mm512_store_ps(scratch.offset[at] + 16 * h, header.offset[h]);
             }
-            if (job.bits == 8) {
+            if (BITS == 8) {
                 scratch.block_codes[at] = base + block.codes;
                 scratch.steps[at] = block.steps;
             } else {
@@ -504,37 +504,35 @@ void gemm_exact_kernel(const Job& job, std::int64_t panel, std::int64_t row_begi
 
 // ------------------------------------------------------------------------------------ the table
 
-using Gemv = void (*)(const Job&, std::int64_t, std::int64_t);
+using PanelsKernel = void (*)(const Job&, std::int64_t, std::int64_t);
+using TileKernel = void (*)(const Job&, std::int64_t, std::int64_t, std::int64_t);
 
-// Picks KERNEL<rows, bits, offsets> for a job of 1 to 4 rows.
-#define GEMV_TABLE(KERNEL, BITS)                                                               \
-    {{KERNEL<1, BITS, false>, KERNEL<1, BITS, true>}, {KERNEL<2, BITS, false>, KERNEL<2, BITS, true>}, \
-     {KERNEL<3, BITS, false>, KERNEL<3, BITS, true>}, {KERNEL<4, BITS, false>, KERNEL<4, BITS, true>}}
+// The kinds of weights: 4 bits symmetric, 4 bits with offsets, 8 bits.
+int kind(const Job& job) { return job.bits == 8 ? 2 : job.offset != Offset::symmetric; }
+
+#define KINDS(KERNEL, M) {KERNEL<M, 4, false>, KERNEL<M, 4, true>, KERNEL<M, 8, false>}
+#define ROWS_AND_KINDS(KERNEL) {KINDS(KERNEL, 1), KINDS(KERNEL, 2), KINDS(KERNEL, 3), KINDS(KERNEL, 4)}
 
 void gemv_int8(const Job& job, std::int64_t panel_begin, std::int64_t panel_end) {
-    static constexpr Gemv kernels[2][4][2] = {GEMV_TABLE(gemv_int8_kernel, 4),
-                                              GEMV_TABLE(gemv_int8_kernel, 8)};
-    kernels[job.bits == 8][job.rows - 1][job.offset != Offset::symmetric](job, panel_begin,
-                                                                          panel_end);
+    static constexpr PanelsKernel kernels[4][3] = ROWS_AND_KINDS(gemv_int8_kernel);
+    kernels[job.rows - 1][kind(job)](job, panel_begin, panel_end);
 }
 
 void gemv_exact(const Job& job, std::int64_t panel_begin, std::int64_t panel_end) {
-    static constexpr Gemv kernels[2][4][2] = {GEMV_TABLE(gemv_exact_kernel, 4),
-                                              GEMV_TABLE(gemv_exact_kernel, 8)};
-    kernels[job.bits == 8][job.rows - 1][job.offset != Offset::symmetric](job, panel_begin,
-                                                                          panel_end);
+    static constexpr PanelsKernel kernels[4][3] = ROWS_AND_KINDS(gemv_exact_kernel);
+    kernels[job.rows - 1][kind(job)](job, panel_begin, panel_end);
 }
 
 void gemm_int8(const Job& job, std::int64_t panel, std::int64_t row_begin, std::int64_t row_end) {
-    (job.offset == Offset::symmetric ? gemm_int8_kernel<false> : gemm_int8_kernel<true>)(
-        job, panel, row_begin, row_end);
+    static constexpr TileKernel kernels[3] = {gemm_int8_kernel<4, false>, gemm_int8_kernel<4, true>,
+                                              gemm_int8_kernel<8, false>};
+    kernels[kind(job)](job, panel, row_begin, row_end);
 }
 
 void gemm_exact(const Job& job, std::int64_t panel, std::int64_t row_begin, std::int64_t row_end) {
-    const bool offsets = job.offset != Offset::symmetric;
-    (job.bits == 8 ? (offsets ? gemm_exact_kernel<8, true> : gemm_exact_kernel<8, false>)
-                   : (offsets ? gemm_exact_kernel<4, true> : gemm_exact_kernel<4, false>))(
-        job, panel, row_begin, row_end);
+    static constexpr TileKernel kernels[3] = {
+        gemm_exact_kernel<4, false>, gemm_exact_kernel<4, true>, gemm_exact_kernel<8, false>};
+    kernels[kind(job)](job, panel, row_begin, row_end);
 }
 
 }  // namespace

@@ -1,0 +1,226 @@
+"""Every format and arithmetic of one instruction set against the float64 oracle, on odd shapes.
+
+A program of its own, so that an illegal instruction is an ordinary failure: `SLLMBENCH_ISA=avx2
+python tests/native_sweep.py`. Prints one JSON object: the ISA, the cases done, what failed.
+
+Bounds, with u = 2^-24, T = |scale (code - zero)| + |offset| the terms of a weight, step = a block's
+activation scale:
+
+- exact: a float32 sum of k products, in any order: (k + 8) u sum |x| T
+- int8, against the activations as quantised (by the same float32 operations in NumPy): blocks are
+  exact in int32, so one rounding for each fold: (blocks + 8) u sum |x| T
+- int8, against the true product: the same plus step / 2 for each activation: sum step / 2 |w|
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from sllmbench import _native
+from sllmbench.formats import (
+    FORMAT_NAMES,
+    QuantFormat,
+    QuantTensor,
+    matmul_float64,
+    pack_nibbles,
+    parse_format,
+    unpack_nibbles,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+BLOCK = 128
+UNIT = 2.0**-24
+SMALLEST = 1e-30  # the int8 kernels take smaller activations for 0
+GUARD = 64
+SENTINEL = np.float32(12345.5)
+
+FORMATS = [
+    *(parse_format(name) for name in FORMAT_NAMES),
+    QuantFormat("groups of 20", 4, 20, "zero_point"),
+    QuantFormat("groups of 7", 4, 7, "minimum"),
+    QuantFormat("groups of 200", 4, 200),
+    QuantFormat("8 bits, groups of 6", 8, 6),
+    QuantFormat("8 bits, groups of 130", 8, 130),
+]
+SHAPES = [(1, 1), (3, 5), (33, 77), (31, 129), (77, 1000), (1000, 77), (65, 256)]
+ROWS = [1, 2, 3, 4, 5, 8, 17, 33, 128]
+REAL_SHAPE, REAL_ROWS = (576, 1536), [1, 4, 33, 128]
+
+
+class Bounds(NamedTuple):
+    """What a result is held against: [m, n] references and the errors they allow."""
+
+    reference: NDArray[np.float64]
+    allowed: NDArray[np.float64]
+
+
+def make_weight(
+    fmt: QuantFormat, n: int, k: int, seed: int = 0, extreme: bool = False
+) -> QuantTensor:
+    rng = np.random.default_rng(seed)
+    groups = fmt.groups(k)
+    low, high = (0, 16) if fmt.bits == 4 else (-128, 128)
+    codes: NDArray[Any] = rng.integers(low, high, (n, k))
+    if extreme:
+        codes = np.where(rng.random((n, k)) < 0.5, low, high - 1)
+    scales = (rng.uniform(0.5, 2.0, (n, groups)) / 64 * rng.choice([-1, 1], (n, groups))).astype(
+        np.float16
+    )
+    offsets: NDArray[Any] | None = None
+    if fmt.offset == "zero_point":
+        offsets = rng.integers(0, 256, (n, groups)).astype(np.uint8)
+    elif fmt.offset == "minimum":
+        offsets = (rng.normal(size=(n, groups)) / 8).astype(np.float16)
+    packed = pack_nibbles(codes.astype(np.uint8)) if fmt.bits == 4 else codes.astype(np.int8)
+    return QuantTensor(fmt, n, k, packed, scales, offsets)
+
+
+def weight_terms(weight: QuantTensor) -> NDArray[np.float64]:
+    """T of the module's docstring, [n, k]."""
+    k, fmt = weight.k, weight.format
+    length = fmt.group_length(k)
+    codes = unpack_nibbles(weight.codes.view(np.uint8), k) if fmt.bits == 4 else weight.codes
+    zero = 8 if fmt.bits == 4 and fmt.offset == "symmetric" else 0
+    scales = np.repeat(weight.scales.astype(np.float64), length, axis=1)[:, :k]
+    terms = np.abs(scales * (codes.astype(np.float64) - zero))
+    if weight.offsets is not None:
+        offsets = np.repeat(weight.offsets.astype(np.float64), length, axis=1)[:, :k]
+        terms += np.abs(offsets * scales if fmt.offset == "zero_point" else offsets)
+    return terms
+
+
+def blocks(fmt: QuantFormat, k: int) -> Iterator[slice]:
+    """Where activations share a scale: at most 128 k of one group."""
+    length = fmt.group_length(k)
+    for start in range(0, k, length):
+        end = min(start + length, k)
+        for first in range(start, end, BLOCK):
+            yield slice(first, min(first + BLOCK, end))
+
+
+def quantised_activations(
+    x: NDArray[np.float32], fmt: QuantFormat
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """x as int8 arithmetic sees it, and each value's step, both [m, k]."""
+    seen, steps = np.zeros(x.shape), np.zeros(x.shape)
+    for block in blocks(fmt, x.shape[1]):
+        largest = np.abs(x[:, block]).max(axis=1, keepdims=True)
+        counts = largest > np.float32(SMALLEST)
+        inverse = np.where(counts, np.float32(127) / np.where(counts, largest, 1), 0)
+        scale = largest / np.float32(127)
+        codes = np.rint(x[:, block] * inverse.astype(np.float32))
+        seen[:, block] = codes.astype(np.float64) * scale
+        steps[:, block] = scale
+    return seen, steps
+
+
+def bounds(x: NDArray[np.float32], weight: QuantTensor, arithmetic: str) -> list[Bounds]:
+    terms = weight_terms(weight)
+    tiny = SMALLEST * terms.sum(axis=1)
+    true = matmul_float64(x, weight)
+    if arithmetic == "exact":
+        return [Bounds(true, (weight.k + 8) * UNIT * (np.abs(x) @ terms.T) + tiny)]
+    seen, steps = quantised_activations(x, weight.format)
+    folds = len(list(blocks(weight.format, weight.k))) + 8
+    rounding = folds * UNIT * (np.abs(seen) @ terms.T) + tiny
+    weights = np.abs(weight._values())
+    # 1 + 2^-12: the product with the rounded 127 / amax can pass a half by 127 * 2u.
+    quantising = steps / 2 * (1 + 2.0**-12) @ weights.T
+    return [
+        Bounds(matmul_float64(seen, weight), rounding),
+        Bounds(true, rounding + quantising),
+    ]
+
+
+def within(out: NDArray[np.float32], bound: Bounds) -> bool:
+    """Whether every value is near enough; a NaN is not."""
+    return bool((np.abs(out - bound.reference) <= bound.allowed).all())
+
+
+def misaligned(shape: tuple[int, int], fill: float) -> tuple[NDArray[np.float32], Any]:
+    """A float32 array one byte off, and the buffer around it: GUARD sentinels on both sides."""
+    count = shape[0] * shape[1]
+    raw = np.zeros(4 * (count + 2 * GUARD) + 1, np.uint8)
+    around = raw[1:].view(np.float32)
+    around[:] = SENTINEL
+    inner = around[GUARD : GUARD + count]
+    inner[:] = fill
+    return inner.reshape(shape), around
+
+
+def multiply(
+    x: NDArray[np.float32], weight: QuantTensor, arithmetic: str, **options: Any
+) -> tuple[NDArray[np.float32], str]:
+    """Call the kernel on misaligned arrays, out full of NaN, NaN around x; check the guards."""
+    out, around_out = misaligned((x.shape[0], weight.n), float("nan"))
+    given, around_x = misaligned((x.shape[0], x.shape[1]), 0.0)
+    around_x[:GUARD] = around_x[-GUARD:] = np.nan
+    given[:] = x
+    kernel = _native.matmul(given, weight.native, out, arithmetic=arithmetic, **options)  # type: ignore[arg-type]
+    if not ((around_out[:GUARD] == SENTINEL).all() and (around_out[-GUARD:] == SENTINEL).all()):
+        raise AssertionError("wrote outside out")
+    return np.array(out), kernel
+
+
+def check(
+    x: NDArray[np.float32], weight: QuantTensor, arithmetic: str, rows: list[int]
+) -> list[int]:
+    """Multiply the first m rows of x for each m of ``rows``; return the m that failed."""
+    limits = bounds(x, weight, arithmetic)
+    failed = []
+    for m in rows:
+        out, kernel = multiply(x[:m], weight, arithmetic)
+        good = kernel == ("fused-gemv" if m <= 4 else "fused-gemm")
+        for limit in limits:
+            good = good and within(out, Bounds(limit.reference[:m], limit.allowed[:m]))
+        if not good:
+            failed.append(m)
+    return failed
+
+
+def activations(m: int, k: int, seed: int) -> NDArray[np.float32]:
+    """Normal values with outliers, as real activations have, and a few rows of special sizes."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(m, k)).astype(np.float32)
+    x[:, rng.random(k) < 0.01] *= 50
+    if m > 3:
+        x[1] *= np.float32(1e-37)
+        x[2] = 0
+        x[3] *= np.float32(1e30)
+    return x
+
+
+def cases() -> Iterator[tuple[str, QuantTensor, NDArray[np.float32], list[int]]]:
+    for fmt in FORMATS:
+        for seed, (n, k) in enumerate(SHAPES):
+            name = f"{fmt.name}, {n}x{k}"
+            yield name, make_weight(fmt, n, k, seed), activations(max(ROWS), k, seed), ROWS
+        n, k = REAL_SHAPE
+        yield f"{fmt.name}, {n}x{k}", make_weight(fmt, n, k), activations(128, k, 9), REAL_ROWS
+        # Nothing may saturate: largest codes times activations of one size.
+        signs = np.random.default_rng(5).choice(np.float32([-1, 1]), (6, 2100))
+        extreme = make_weight(fmt, 40, 2100, extreme=True)
+        yield f"{fmt.name}, extreme values", extreme, signs, [1, 4, 6]
+    # More rows than are prepared at once.
+    yield "a long prompt", make_weight(FORMATS[0], 40, 72), activations(515, 72, 3), [512, 513, 515]
+
+
+def main() -> None:
+    done, failed = 0, []
+    for name, weight, x, rows in cases():
+        for arithmetic in ("exact", "int8"):
+            failed += [f"{name}, {arithmetic}, m={m}" for m in check(x, weight, arithmetic, rows)]
+            done += len(rows)
+    json.dump({"isa": _native.active_isa(), "done": done, "failed": failed}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+import json
+import os
+import platform
+import runpy
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sllmbench import _native
+from sllmbench.formats import parse_format
+
+SWEEP = Path(__file__).with_name("native_sweep.py")
+sweep = SimpleNamespace(**runpy.run_path(str(SWEEP), run_name="native_sweep"))
+ARITHMETICS = ["exact", "int8"]
+
+
+def run_python(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("isa", _native.compiled_isas())
+def test_every_format_agrees_with_the_oracle(isa: str) -> None:
+    if reason := _native.isa_unsupported_reason(isa):
+        pytest.skip(reason)
+    result = run_python(str(SWEEP), SLLMBENCH_ISA=isa)
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["failed"] == []
+    assert report["isa"] == isa
+    assert report["done"] > 2000
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+@pytest.mark.parametrize("name", ["int4-g32", "int4-g32-asym", "q4_1", "int8"])
+def test_the_checker_sees_one_wrong_code(name: str, arithmetic: str) -> None:
+    weight = sweep.make_weight(parse_format(name), 33, 77)
+    wrong = sweep.make_weight(parse_format(name), 33, 77)
+    wrong.codes[20, 30] ^= 1
+    x = sweep.activations(5, 77, 1)[4:]
+    right = sweep.bounds(x, weight, arithmetic)[0]
+    assert sweep.within(sweep.multiply(x, weight, arithmetic)[0], right)
+    assert not sweep.within(sweep.multiply(x, wrong, arithmetic)[0], right)
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+def test_the_checker_sees_a_nan_and_a_small_error(arithmetic: str) -> None:
+    weight = sweep.make_weight(parse_format("int4-g64"), 9, 130)
+    x = sweep.activations(1, 130, 1)
+    for bound in sweep.bounds(x, weight, arithmetic):
+        out = bound.reference.copy()
+        assert sweep.within(out, bound)
+        out[0, 4] = np.nan
+        assert not sweep.within(out, bound)
+        out = bound.reference + 1.01 * bound.allowed
+        assert not sweep.within(out, bound)
+
+
+@pytest.mark.parametrize("isa", _native.supported_isas())
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+@pytest.mark.parametrize("name", ["int4-g32", "int4-g128-asym", "q4_1", "int8", "q8_0"])
+@pytest.mark.parametrize("m", [3, 7])
+def test_a_value_that_is_not_finite_poisons_its_row_only(
+    name: str, arithmetic: str, isa: str, m: int
+) -> None:
+    weight = sweep.make_weight(parse_format(name), 70, 200)
+    x = sweep.activations(m, 200, 2)
+    clean, _ = sweep.multiply(x, weight, arithmetic, isa=isa)
+    assert np.isfinite(clean).all()
+    for value in (np.nan, np.inf, -np.inf):
+        for column in (0, 101, 199):
+            poisoned = x.copy()
+            poisoned[1, column] = value
+            out, _ = sweep.multiply(poisoned, weight, arithmetic, isa=isa)
+            assert np.isnan(out[1]).all()
+            np.testing.assert_array_equal(np.delete(out, 1, 0), np.delete(clean, 1, 0))
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+@pytest.mark.parametrize("m", [1, 9])
+def test_the_result_does_not_depend_on_the_threads(arithmetic: str, m: int) -> None:
+    weight = sweep.make_weight(parse_format("int4-g32"), 1000, 512)
+    x = sweep.activations(m, 512, 3)
+    alone, _ = sweep.multiply(x, weight, arithmetic, threads=1)
+    for threads in (2, 3, 8):
+        for _ in range(20):
+            shared, _ = sweep.multiply(x, weight, arithmetic, threads=threads)
+            np.testing.assert_array_equal(shared, alone)
+
+
+def test_nothing_to_multiply() -> None:
+    weight = sweep.make_weight(parse_format("int4-g32"), 5, 64)
+    empty = np.empty((0, 5), np.float32)
+    assert _native.matmul(np.empty((0, 64), np.float32), weight.native, empty) == "none"
+    weight = sweep.make_weight(parse_format("int8"), 0, 64)
+    assert weight.native.nbytes < 1000
+    assert (
+        _native.matmul(np.ones((3, 64), np.float32), weight.native, np.empty((3, 0), np.float32))
+        == "none"
+    )
+
+
+def test_zeros_multiply_to_zeros() -> None:
+    weight = sweep.make_weight(parse_format("q4_1"), 40, 96)
+    for m in (1, 6):
+        for arithmetic in ARITHMETICS:
+            out, _ = sweep.multiply(np.zeros((m, 96), np.float32), weight, arithmetic)
+            np.testing.assert_array_equal(out, 0)
+
+
+def good_call() -> dict[str, Any]:
+    weight = sweep.make_weight(parse_format("int4-g32"), 8, 64)
+    x, out = np.ones((2, 64), np.float32), np.empty((2, 8), np.float32)
+    return {"x": x, "weights": weight.native, "out": out}
+
+
+def read_only(shape: tuple[int, int]) -> np.ndarray[Any, Any]:
+    out = np.empty(shape, np.float32)
+    out.flags.writeable = False
+    return out
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"x": np.ones((2, 63), np.float32)}, r"x must be a C-contiguous float32 \[2, 64\], not"),
+        ({"x": np.ones((2, 64))}, r"x must be .* not float64 \[2, 64\]"),
+        ({"x": np.ones(64, np.float32)}, r"x must be .* \[m, k\], not float32 \[64\]"),
+        ({"x": np.ones((64, 2), np.float32).T}, "x must be .* not C-contiguous"),
+        ({"x": np.ones((2, 64), ">f4")}, "x must be .* not >f4"),
+        ({"out": np.empty((2, 9), np.float32)}, r"out must be .* \[2, 8\], not"),
+        ({"out": np.empty((3, 8), np.float32)}, r"out must be .* \[2, 8\], not"),
+        ({"out": np.empty((2, 16), np.float32)[:, ::2]}, "out must be .* not C-contiguous"),
+        ({"out": read_only((2, 8))}, "out is read-only"),
+        ({"arithmetic": "bf16"}, "arithmetic must be exact or int8, not 'bf16'"),
+        ({"isa": "sse9"}, "unknown instruction set 'sse9'; this build has generic"),
+        ({"threads": 0}, "threads must be between 1 and 512, not 0"),
+        ({"threads": -3}, "threads must be between 1 and 512, not -3"),
+        ({"threads": 513}, "threads must be between 1 and 512, not 513"),
+    ],
+)
+def test_wrong_arguments_of_matmul(wrong: dict[str, Any], message: str) -> None:
+    assert _native.matmul(**good_call()) == "fused-gemv"
+    with pytest.raises(ValueError, match=message):
+        _native.matmul(**(good_call() | wrong))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"codes": np.zeros((8, 33), np.uint8)}, r"codes must be .* uint8 \[8, 32\], not"),
+        ({"codes": np.zeros((8, 32), np.int8)}, r"codes must be .* uint8 \[8, 32\], not int8"),
+        ({"bits": 8}, r"codes must be .* int8 \[8, 64\], not uint8"),
+        ({"bits": 8, "offset": "minimum"}, "8-bit weights must be symmetric, not minimum"),
+        ({"scales": np.zeros((8, 2), np.float32)}, r"scales must be .* float16 \[8, 2\]"),
+        ({"scales": np.zeros((8, 3), np.float16)}, r"scales must be .* float16 \[8, 2\]"),
+        ({"scales": np.zeros((2, 8), np.float16).T}, "scales must be .* not C-contiguous"),
+        ({"offsets": np.zeros((8, 2), np.uint8)}, "symmetric weights take no offsets"),
+        ({"offset": "zero_point"}, "zero_point weights need offsets"),
+        (
+            {"offset": "zero_point", "offsets": np.zeros((8, 2), np.float16)},
+            r"offsets must be .* uint8 \[8, 2\]",
+        ),
+        (
+            {"offset": "minimum", "offsets": np.zeros((8, 2), np.uint8)},
+            r"offsets must be .* float16 \[8, 2\]",
+        ),
+        ({"offset": "maximum"}, "offset must be symmetric, zero_point or minimum"),
+        ({"bits": 3}, "bits must be 4 or 8, not 3"),
+        ({"group_size": 0}, "group_size must be at least 1, not 0"),
+        ({"n": -1}, "n >= 0 and k >= 1, not n = -1, k = 64"),
+        ({"k": 0}, "n >= 0 and k >= 1, not n = 8, k = 0"),
+    ],
+)
+def test_wrong_arguments_of_packed_weights(wrong: dict[str, Any], message: str) -> None:
+    good: dict[str, Any] = {
+        "codes": np.zeros((8, 32), np.uint8),
+        "scales": np.zeros((8, 2), np.float16),
+        "offsets": None,
+        "n": 8,
+        "k": 64,
+        "bits": 4,
+        "group_size": 32,
+        "offset": "symmetric",
+    }
+    packed = _native.PackedWeights(**good)
+    assert (packed.n, packed.k) == (8, 64)
+    with pytest.raises(ValueError, match=message):
+        _native.PackedWeights(**(good | wrong))
+
+
+@pytest.mark.parametrize("fmt", sweep.FORMATS, ids=lambda fmt: fmt.name)
+def test_packing_keeps_every_weight(fmt: Any) -> None:
+    for n, k in ((1, 1), (33, 77), (70, 300)):
+        weight = sweep.make_weight(fmt, n, k)
+        rows = np.array([n - 1, 0, n // 2, 0], np.int64)
+        np.testing.assert_allclose(
+            weight.native.dequantize_rows(rows),
+            weight.dequantize()[rows],
+            rtol=1e-6,
+            # A scale times a code and a minimum may cancel.
+            atol=2 * sweep.UNIT * sweep.weight_terms(weight).max(),
+        )
+
+
+@pytest.mark.parametrize("rows", [[8], [-1], [[0]], [0.0]])
+def test_rows_that_do_not_exist(rows: Any) -> None:
+    weight = sweep.make_weight(parse_format("int4-g32"), 8, 64)
+    array = np.array(rows) if isinstance(rows[0], float) else np.array(rows, np.int64)
+    with pytest.raises(ValueError, match=r"row -?\d+ is not in 0..7|rows must be"):
+        weight.native.dequantize_rows(array)
+
+
+@pytest.mark.parametrize("fmt", sweep.FORMATS[:11], ids=lambda fmt: fmt.name)
+def test_packed_weights_take_three_percent_more_at_most(fmt: Any) -> None:
+    weight = sweep.make_weight(fmt, 2048, 2048)
+    assert weight.nbytes <= weight.native.nbytes <= 1.03 * weight.nbytes
+
+
+def test_two_python_threads_multiply_at_once() -> None:
+    weight = sweep.make_weight(parse_format("int4-g32"), 600, 512)
+    inputs = [sweep.activations(m, 512, m) for m in (1, 7)]
+    expected = [sweep.multiply(x, weight, "int8")[0] for x in inputs]
+    wrong: list[int] = []
+
+    def work(i: int) -> None:
+        results = (sweep.multiply(inputs[i], weight, "int8")[0] for _ in range(50))
+        wrong.extend(i for result in results if not np.array_equal(result, expected[i]))
+
+    workers = [threading.Thread(target=work, args=(i,)) for i in (0, 1, 0, 1)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert wrong == []
+
+
+FORK = """
+import os, sys
+import numpy as np
+from sllmbench import _native
+packed = _native.PackedWeights(np.full((512, 512), 0x99, np.uint8), np.ones((512, 1), np.float16),
+    None, n=512, k=1024, bits=4, group_size=1024, offset="symmetric")
+def check():
+    out = np.zeros((5, 512), np.float32)
+    _native.matmul(np.ones((5, 1024), np.float32), packed, out, threads=3)
+    return bool((out == 1024).all())
+assert check()
+child = os.fork()
+if child == 0:
+    os._exit(0 if check() and check() else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert check()
+"""
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="fork")
+def test_a_forked_child_multiplies_with_threads_of_its_own() -> None:
+    result = run_python("-W", "ignore::DeprecationWarning", "-c", FORK)
+    assert (result.returncode, result.stderr) == (0, "")
