@@ -29,6 +29,7 @@ _PROCESS_BYTES = 450 << 20
 """Resident memory of a process with torch and transformers imported and their threads started."""
 _QUALITY_BYTES = 400 << 20
 """Logits of a slice of a window, their log-softmax, the reference's and what compares them."""
+_READ_BYTES = 64 << 20
 _EXPANSION_BYTES = 16
 """A weight of the layer that is being read, packed, or expanded by an unfused path."""
 
@@ -146,10 +147,13 @@ def make_plan(
     # Of a wave's paths one runs at a time, so one at most needs room to work in.
     workspace = _EXPANSION_BYTES * _largest_layer(checkpoint) + (_QUALITY_BYTES if eval_ids else 0)
     ordered = sorted(chosen, key=lambda name: name != reference_path)
+    waves = split_into_waves({name: needs[name] for name in ordered}, workspace, available_bytes)
+    if checkpoint.quality_unavailable is None:
+        _read_through(checkpoint, progress)
     return Plan(
         model=model,
         provenance=checkpoint.provenance,
-        waves=split_into_waves({n: needs[n] for n in ordered}, workspace, available_bytes),
+        waves=waves,
         reference=reference_path,
         n_prompt=n_prompt,
         n_gen=n_gen,
@@ -211,6 +215,19 @@ def _runnable(checkpoint: Checkpoint, names: Sequence[str] | None) -> tuple[str,
         if reason is not None:
             raise InputError(f"path {name} cannot run here: {reason}")
     return tuple(names)
+
+
+def _read_through(checkpoint: Checkpoint, progress: Progress) -> None:
+    """Read every weight once: bad ones are found, and every load is then timed from the page cache.
+
+    Random weights are made, not read.
+    """
+    shapes = checkpoint.shapes()
+    for done, (name, shape) in enumerate(shapes.items()):
+        progress("reading the weights", done / len(shapes))
+        step = max(1, _READ_BYTES // (4 * prod(shape[1:])))
+        for start in range(0, shape[0], step):
+            checkpoint.rows(name, start, min(start + step, shape[0]))
 
 
 def _largest_layer(checkpoint: Checkpoint) -> int:

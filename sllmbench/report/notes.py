@@ -58,7 +58,7 @@ def _pareto(records: Sequence[Record]) -> str:
 
 def _incomplete(records: Sequence[Record]) -> list[str]:
     return [
-        f"{r.path}: {len(r.samples.decode_ns)} repetitions, then {r.quality_reason}"
+        f"{r.path}: {_count(len(r.samples.decode_ns), 'repetition')}, then {r.quality_reason}"
         for r in records
         if not r.complete
     ]
@@ -73,7 +73,7 @@ def _ratios(records: Sequence[Record], reference: str) -> str:
 
 def _timing(records: Sequence[Record]) -> str:
     counts = sorted({len(r.samples.decode_ns) for r in records})
-    text = f"medians of {_range(counts)} repetitions"
+    text = f"medians of {_range(counts)} repetition{'' if counts[-1] == 1 else 's'}"
     if all(r.decode_tps and r.decode_tps.low is not None for r in records):
         text += " ± the farther end of their 95% interval"
     else:
@@ -85,6 +85,10 @@ def _timing(records: Sequence[Record]) -> str:
     elif len(records) > 1:
         text += ", the paths taking turns"
     return f"{text}; tg{records[0].n_gen} from an empty cache, TPOT after the prompt"
+
+
+def _count(how_many: int, what: str) -> str:
+    return f"{how_many} {what}{'' if how_many == 1 else 's'}"
 
 
 def _range(values: Sequence[object]) -> str:
@@ -168,8 +172,9 @@ def _machine(record: Record) -> str:
         if name in ("torch", "transformers")
     )
     return (
-        f"{machine.cpu_model}, {machine.cores} cores, {machine.memory_bytes / 2**30:.0f} GiB;"
-        f" {record.threads} thread{'' if record.threads == 1 else 's'}; {machine.os}; sllmbench {record.sllmbench_version}"
+        f"{machine.cpu_model}, {_count(machine.cores, 'core')},"
+        f" {machine.memory_bytes / 2**30:.0f} GiB; {_count(record.threads, 'thread')};"
+        f" {machine.os}; sllmbench {record.sllmbench_version}"
         + (f", {libraries}" if libraries else "")
     )
 
