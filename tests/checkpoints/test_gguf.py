@@ -240,20 +240,21 @@ def test_truncation_anywhere_is_one_line(llama: WrittenGguf, tmp_path: Path) -> 
 def test_damage_in_the_header_ends_soon_in_one_line_or_in_none(
     llama: WrittenGguf, tmp_path: Path
 ) -> None:
-    """Every byte of the header flipped in turn: counts and lengths become enormous."""
+    """Every third byte of the header flipped: counts and lengths become enormous."""
     whole = bytearray(llama.file.read_bytes())
     begin = min(tensor.offset for tensor in read_header(llama.file).tensors.values())
     file, refused = tmp_path / "flipped.gguf", 0
     tracemalloc.start()
     started = time.monotonic()
-    for place in range(begin):
+    places = range(0, begin, 3)
+    for place in places:
         whole[place] ^= 0xFF
         file.write_bytes(whole)
         refused += _is_refused(file)
         whole[place] ^= 0xFF
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert refused > begin // 2
+    assert refused > len(places) // 2
     assert peak < 8 << 20
     assert time.monotonic() - started < 60
 
