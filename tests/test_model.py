@@ -17,10 +17,11 @@ IDS = torch.arange(24).reshape(1, -1) * 7 % 512
 
 
 def plain_logits(folder: Path, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, __version__
 
     # Not .to(dtype): that would round the rotary tables too.
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    key = "torch_dtype" if __version__.startswith("4.") else "dtype"
+    model = AutoModelForCausalLM.from_pretrained(folder, **{key: dtype}).eval()
     with torch.inference_mode():
         return model(IDS).logits.float()
 
