@@ -187,11 +187,10 @@ def test_a_model_on_a_path_gives_the_reference_the_paths_name(tmp_path: Path) ->
 
 
 def test_half_precision_is_scored_in_single() -> None:
-    model, ids = make_llama(), random_ids(120)
-    exact = evaluate(model, ids, text_name="text").perplexity
-    half = evaluate(model.bfloat16(), ids, text_name="text").perplexity
-    assert half == pytest.approx(exact, rel=0.05)
-    assert half != exact
+    model, ids = make_llama().bfloat16(), random_ids(120)
+    quality = evaluate(model, ids, text_name="text")
+    nll = -oracle(model, ids, 120)[np.arange(119), ids[1:].numpy()]
+    assert quality.perplexity == pytest.approx(math.exp(nll.mean()), rel=1e-5)
 
 
 def test_the_model_is_left_as_it_was() -> None:
@@ -221,6 +220,19 @@ def test_a_nan_in_the_last_window_alone_is_refused() -> None:
         model.get_input_embeddings().weight[7] = math.nan
     with pytest.raises(InputError, match="window 2"):
         evaluate(model, ids, text_name="text", context=32)
+
+
+def test_a_perplexity_beyond_any_number_is_refused() -> None:
+    model = make_llama()
+    with torch.no_grad():
+        model.lm_head.weight *= 1e6
+    with pytest.raises(InputError, match="beyond float64"):
+        evaluate(model, random_ids(60), text_name="text")
+
+
+def test_a_model_without_an_output_layer_is_refused() -> None:
+    with pytest.raises(InputError, match="LlamaModel has no output layer"):
+        evaluate(make_llama().model, random_ids(60), text_name="text")
 
 
 def rule_out(model: Any, token: int) -> None:
