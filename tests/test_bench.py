@@ -10,6 +10,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MANY_BYTES = 1 << 40
+ISSUE_FIELDS = {
+    *("path", "kernel", "isa", "device", "format", "model", "n_prompt", "n_gen", "prefill_tps"),
+    *("decode_tps", "ttft_ns", "tpot_ns", "load_ns", "weights_bytes", "peak_rss_bytes"),
+    *("energy_j", "energy_reason", "perplexity", "kl_divergence", "top1_agreement", "samples"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +46,40 @@ def told() -> list[tuple[str, float | None]]:
 
 
 @pytest.fixture(scope="module")
+def moving() -> list[int]:
+    """How many of the paths' processes were not stopped as each turn began."""
+    return []
+
+
+def children_that_move(patience_s: float = 2.0) -> int:
+    """Count our children that are not stopped; a stop takes a moment to arrive."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        states = [child.status() for child in psutil.Process().children()]
+        count = sum(state != psutil.STATUS_STOPPED for state in states)
+        if count == 0 or time.monotonic() > deadline:
+            return count
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("store") / "records.sqlite"
 
 
 @pytest.fixture(scope="module")
 def result(
-    tiny_llama: Path, text: Path, store: Path, told: list[tuple[str, float | None]]
+    tiny_llama: Path,
+    text: Path,
+    store: Path,
+    told: list[tuple[str, float | None]],
+    moving: list[int],
 ) -> RunResult:
+    def note(what: str, fraction: float | None) -> None:
+        told.append((what, fraction))
+        if "timing" in what:
+            moving.append(children_that_move())
+
     return run(
         str(tiny_llama),
         ["int8", "fp32"],
@@ -57,7 +89,7 @@ def result(
         eval_tokens=300,
         text=str(text),
         store=store,
-        progress=lambda what, fraction: told.append((what, fraction)),
+        progress=note,
     )
 
 
@@ -135,6 +167,11 @@ def test_progress_only_grows(result: RunResult, told: list[tuple[str, float | No
         assert step in steps
 
 
+def test_all_others_stand_still_during_a_turn(result: RunResult, moving: list[int]) -> None:
+    assert result.records
+    assert moving == [0] * 12
+
+
 def test_turns_are_shuffled_the_same_way_for_a_seed(told: list[tuple[str, float | None]]) -> None:
     turns = [what for what, _ in told if "timing" in what]
     by_round = [tuple(sorted(turns[i : i + 2])) for i in range(0, 12, 2)]
@@ -142,16 +179,12 @@ def test_turns_are_shuffled_the_same_way_for_a_seed(told: list[tuple[str, float 
     assert len({turn.partition(":")[0] for turn in turns[::2]}) == 2, "one path always went first"
 
 
-def test_one_token_and_one_repetition_without_quality(tiny_llama: Path, tmp_path: Path) -> None:
-    result = run(
-        str(tiny_llama),
-        ["int4-g32"],
-        n_prompt=1,
-        n_gen=1,
-        repetitions=1,
-        quality=False,
-        store=tmp_path / "s.sqlite",
-    )
+def test_the_smallest_run_and_a_store_that_fails(tiny_llama: Path, tmp_path: Path) -> None:
+    sizes = {"n_prompt": 1, "n_gen": 1, "repetitions": 1, "threads": None}
+    plan = a_plan(tiny_llama, ["int4-g32"], quality=False, **sizes)
+    store = Store(tmp_path / "s.sqlite")
+    store.close()  # every append fails from here on
+    result = execute(plan, store)
     (record,) = result.records
     assert result.reference == "int4-g32"
     assert record.tpot_ns is None
@@ -159,6 +192,8 @@ def test_one_token_and_one_repetition_without_quality(tiny_llama: Path, tmp_path
     assert record.decode_tps.low is None
     assert (record.quality, record.quality_reason) == (None, "not asked for")
     assert record.interleaved_with == ()
+    assert record.complete
+    assert "path int4-g32 was not stored" in result.failures[0].message
 
 
 def test_a_killed_child_leaves_the_others_running(
@@ -182,15 +217,6 @@ def test_a_killed_child_leaves_the_others_running(
     assert len(int8.samples.decode_ns) == 2
     assert int8.quality_reason == failure.message
     assert stored == [int8, fp32], "each was committed as it ended"
-
-
-def test_a_full_store_does_not_end_the_run(tiny_llama: Path, tmp_path: Path) -> None:
-    with Store(tmp_path / "s.sqlite") as store:
-        store.close()  # every append fails from here on
-        plan = a_plan(tiny_llama, ["int4-g64"], quality=False, repetitions=1)
-        result = execute(plan, store)
-    assert [r.path for r in result.records] == ["int4-g64"]
-    assert "path int4-g64 was not stored" in result.failures[0].message
 
 
 def start_run(model: Path, text: Path, store: Path, *paths: str) -> subprocess.Popen[str]:
@@ -240,8 +266,13 @@ def test_ctrl_c_prints_and_stores_what_was_measured(
         os.kill(process.pid, signal.SIGINT)
         output, errors = process.communicate()
     assert process.returncode == 130, errors
-    fp32, int8 = json.loads(output)["records"]
+    whole = json.loads(output)
+    assert {"machine", "records", "pareto"} <= set(whole)
+    fp32, int8 = whole["records"]
+    assert set(fp32) >= ISSUE_FIELDS
     assert fp32["complete"]
+    assert fp32["perplexity"] > 1
+    assert len(fp32["samples"]["decode_ns"]) == 2
     assert not int8["complete"]
     assert int8["decode_tps"] > 0
     assert int8["quality_reason"] == "the run was interrupted"

@@ -119,6 +119,32 @@ def test_processes_append_at_once(tmp_path: Path) -> None:
             assert [r.load_ns for r in store.records(f"run{number}")] == list(range(each))
 
 
+def test_processes_make_new_stores_at_once(tmp_path: Path) -> None:
+    script = """
+import sys
+from sllmbench.store import Store
+print("ready", flush=True)
+for name in sys.stdin.readline().split():
+    Store(name).close()
+"""
+    command = [sys.executable, "-c", script]
+    makers = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    for maker in makers:
+        assert maker.stdout is not None
+        assert maker.stdout.readline() == "ready\n"
+    names = " ".join(str(tmp_path / f"{number}.sqlite") for number in range(25))
+    for maker in makers:
+        assert maker.stdin is not None
+        maker.stdin.write(f"{names}\n")
+        maker.stdin.flush()
+    for maker in makers:
+        maker.communicate()
+        assert maker.returncode == 0
+
+
 def test_kill_in_the_middle_loses_nothing_committed(tmp_path: Path, record: Record) -> None:
     file = tmp_path / "records.sqlite"
     command = append_command(file, "killed", 1_000_000)

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from sllmbench.errors import InputError
+from sllmbench.measure.memory import PeakRss
 from sllmbench.record import Quality
 from sllmbench.trial import Trial, TrialError
 
@@ -64,9 +65,13 @@ def test_a_repetition_has_every_figure(loaded: tuple[Trial, dict[str, Any]]) -> 
 
 
 def test_peak_memory_leaves_the_imports_out(loaded: tuple[Trial, dict[str, Any]]) -> None:
-    peak = loaded[0].ask("time", n_gen=1)["peak_rss_bytes"]
+    here = PeakRss()
+    here.start()
+    reply = loaded[0].ask("time", n_gen=1)
+    peak, reason = reply["peak_rss_bytes"], reply["peak_rss_reason"]
+    assert reason == here.above_start_bytes()[1]
     if peak is None:
-        pytest.skip("this kernel does not reset the peak")
+        pytest.skip(f"no peak on this machine: {reason}")
     assert 0 < peak < psutil.Process(loaded[0].pid).memory_info().rss / 2
 
 
@@ -134,8 +139,12 @@ def test_sigint_is_the_parents_to_answer(trial: Trial) -> None:
     assert os.getpgid(trial.pid) == trial.pid
 
 
-def test_a_killed_child_is_named_with_its_signal(trial: Trial) -> None:
+@pytest.mark.parametrize("wait", [False, True], ids=["while asked", "before"])
+def test_a_killed_child_is_named_with_its_signal(trial: Trial, wait: bool) -> None:
     os.kill(trial.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while wait and psutil.Process(trial.pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
     with pytest.raises(TrialError, match=r"path fp32 failed: its process was killed by SIGKILL"):
         trial.ask("time", n_gen=1)
 

@@ -57,11 +57,11 @@ def _pareto(records: Sequence[Record]) -> str:
 
 
 def _incomplete(records: Sequence[Record]) -> list[str]:
-    return [
-        f"{r.path}: {_count(len(r.samples.decode_ns), 'repetition')}, then {r.quality_reason}"
-        for r in records
-        if not r.complete
-    ]
+    def ended(record: Record) -> str:
+        repetitions = _count(len(record.samples.decode_ns), "repetition")
+        return f"{repetitions}, then {record.quality_reason}"
+
+    return _by_value([r for r in records if not r.complete], ended, always_named=True)
 
 
 def _ratios(records: Sequence[Record], reference: str) -> str:
@@ -179,11 +179,13 @@ def _machine(record: Record) -> str:
     )
 
 
-def _by_value(records: Sequence[Record], get: Callable[[Record], str | None]) -> list[str]:
+def _by_value(
+    records: Sequence[Record], get: Callable[[Record], str | None], *, always_named: bool = False
+) -> list[str]:
     """``paths: value`` for each value, the paths that share it together; bare if all share it."""
     groups: dict[str, list[str]] = {}
     for record in records:
         groups.setdefault(get(record) or "unknown", []).append(record.path)
-    if len(groups) == 1:
+    if len(groups) == 1 and not always_named:
         return list(groups)
     return [f"{', '.join(paths)}: {value}" for value, paths in groups.items()]
