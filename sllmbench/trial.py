@@ -61,6 +61,8 @@ class Trial:
             stderr=self._stderr,
             text=True,
             encoding="utf-8",
+            # The parent has fetched everything: a child that asked the hub again would time it.
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
             # Its own group: a Ctrl-C in the terminal is the parent's to answer.
             process_group=0,
             pass_fds=() if share is None else (share.fileno(),),

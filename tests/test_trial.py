@@ -130,6 +130,10 @@ def test_a_bug_travels_with_its_traceback_and_the_child_lives_on(trial: Trial) -
         assert "Traceback" in caught.value.detail
 
 
+def test_a_child_never_asks_the_hub(trial: Trial) -> None:
+    assert psutil.Process(trial.pid).environ()["HF_HUB_OFFLINE"] == "1"
+
+
 def test_sigint_is_the_parents_to_answer(trial: Trial) -> None:
     with pytest.raises(TrialError, match="KeyError"):  # it has started
         trial.ask("nonsense")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from sllmbench import _native, assets, paths
 from sllmbench.checkpoints import open_checkpoint
 from sllmbench.checkpoints.base import Progress, silent
+from sllmbench.checkpoints.random import RandomCheckpoint
 from sllmbench.errors import InputError
 from sllmbench.model import estimate_bytes
 from sllmbench.paths import Arithmetic
@@ -148,7 +149,7 @@ def make_plan(
     workspace = _EXPANSION_BYTES * _largest_layer(checkpoint) + (_QUALITY_BYTES if eval_ids else 0)
     ordered = sorted(chosen, key=lambda name: name != reference_path)
     waves = split_into_waves({name: needs[name] for name in ordered}, workspace, available_bytes)
-    if checkpoint.quality_unavailable is None:
+    if not isinstance(checkpoint, RandomCheckpoint):  # whose weights are made, not read
         _read_through(checkpoint, progress)
     return Plan(
         model=model,
@@ -218,10 +219,7 @@ def _runnable(checkpoint: Checkpoint, names: Sequence[str] | None) -> tuple[str,
 
 
 def _read_through(checkpoint: Checkpoint, progress: Progress) -> None:
-    """Read every weight once: bad ones are found, and every load is then timed from the page cache.
-
-    Random weights are made, not read.
-    """
+    """Read every weight once: bad ones are found, and every load is then timed from page cache."""
     shapes = checkpoint.shapes()
     for done, (name, shape) in enumerate(shapes.items()):
         progress("reading the weights", done / len(shapes))
