@@ -17,6 +17,8 @@ import pytest
 
 from sllmbench import cli
 from sllmbench.bench import RunResult
+from sllmbench.checkpoints import open_checkpoint
+from sllmbench.paths import default_paths
 from sllmbench.record import Record
 
 if TYPE_CHECKING:
@@ -232,6 +234,15 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
         [sys.executable, "-P", "-c", script], check=True, capture_output=True, text=True
     )
     assert done.stderr.split() == []
+
+
+def test_help_names_the_default_paths(command: Command, tiny_llama: Path) -> None:
+    code, out, _ = command("run", "--help")
+    assert code == 0
+    assert cli.DEFAULT_PATHS in out
+    # A folder of safetensors has no blocks for the path gguf.
+    without_gguf = tuple(name for name in cli.DEFAULT_PATHS.split(",") if name != "gguf")
+    assert default_paths(open_checkpoint(str(tiny_llama))) == without_gguf
 
 
 def test_version(command: Command) -> None:

@@ -26,12 +26,15 @@ if TYPE_CHECKING:
     from sllmbench.checkpoints.base import Progress
 
 INTERRUPTED = 130
+DEFAULT_PATHS = "fp32,bf16,int8,int4-g32,gguf,unfused-int4"
+"""What the help says; the paths themselves would have to import torch to say it."""
 
 app = typer.Typer(
     help="Run the same language-model weights over several paths and see what each costs.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -100,7 +103,7 @@ def run(
     ] = "smollm2-135m",
     paths: Annotated[
         str | None,
-        typer.Option(help="Names of `sllmbench paths`, with commas.", show_default="its defaults"),
+        typer.Option(help="Names of `sllmbench paths`, with commas.", show_default=DEFAULT_PATHS),
     ] = None,
     n_prompt: Annotated[int, typer.Option("-p", "--n-prompt", help="Tokens of the prompt.")] = 128,
     n_gen: Annotated[int, typer.Option("-n", "--n-gen", help="Tokens to generate.")] = 32,
@@ -185,7 +188,7 @@ def machine(
         bool, typer.Option("--measure/--no-measure", help="Measure bandwidths and peak rates.")
     ] = True,
 ) -> None:
-    """Say what this computer is, what it can reach, and which sensors are missing."""
+    """Describe this computer: kernels, rates, sensors, load."""
     from sllmbench import hardware
 
     found = hardware.machine(measure)
