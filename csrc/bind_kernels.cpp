@@ -94,9 +94,8 @@ PackedWeights pack(const py::array& codes, const py::array& scales,
         check_array<std::int8_t>("codes", "int8", codes, {n, k});
     check_array<Half>("scales", "float16", scales, {n, groups});
     if (offsets.has_value() != (offset != Offset::symmetric))
-        throw py::value_error(offset == Offset::symmetric
-                                  ? "symmetric weights take no offsets"
-                                  : offset_name + " weights need offsets");
+        throw py::value_error(offset == Offset::symmetric ? "symmetric weights take no offsets"
+                                                          : offset_name + " weights need offsets");
     if (offset == Offset::zero_point)
         check_array<std::uint8_t>("offsets", "uint8", *offsets, {n, groups});
     else if (offset == Offset::minimum)

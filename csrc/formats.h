@@ -10,12 +10,13 @@
 //   |                    |   32 fp16 minima (minimum) |                                     |
 //   +--------------------+----------------------------+-------------------------------------+
 //
-//   4 bits, step j of a group:   byte 4r + c  =  code[row r][8j + c]  |  code[row r][8j + 4 + c] << 4
-//   8 bits, step j of a group:   byte 4r + c  =  code[row r][4j + c] + 128
+//   4 bits, step j of a group:   byte 4r + c  =  code[row r][8j + c]  |  code[row r][8j + 4 + c] <<
+//   4 8 bits, step j of a group:   byte 4r + c  =  code[row r][4j + c] + 128
 //
 // So a 32-bit lane always holds one row, and a masked vector is at once the operand of vpdpbusd and
-// of vpmaddubsw, and, shifted, an index vector for a table of float values. A thread reads one stream.
-// 8-bit codes are stored unsigned because vpdpbusd wants unsigned weights against signed activations.
+// of vpmaddubsw, and, shifted, an index vector for a table of float values. A thread reads one
+// stream. 8-bit codes are stored unsigned because vpdpbusd wants unsigned weights against signed
+// activations.
 //
 // A group's last step is padded with code 0 (the activations there are 0), the last panel with rows
 // of scale 0.
@@ -52,7 +53,8 @@ static_assert(sizeof(Codes4) == kStepBytes && sizeof(Codes8) == kStepBytes);
 static_assert(8 * sizeof(Codes4) == 4 * kPanelRows * 8, "4 bits a weight");
 static_assert(8 * sizeof(Codes8) == 8 * kPanelRows * 4, "8 bits a weight");
 
-constexpr std::int64_t header_bytes(Offset offset) {
+// static: the per-ISA files keep copies of their own (see cpu/check_linkage.cmake).
+static constexpr std::int64_t header_bytes(Offset offset) {
     switch (offset) {
         case Offset::symmetric:
             return sizeof(Scales);
@@ -63,27 +65,29 @@ constexpr std::int64_t header_bytes(Offset offset) {
     }
     return 0;
 }
-constexpr int step_length(int bits) { return bits == 4 ? 8 : 4; }
-constexpr std::int64_t steps(int bits, std::int64_t length) {
+static constexpr int step_length(int bits) {
+    return bits == 4 ? 8 : 4;
+}
+static constexpr std::int64_t steps(int bits, std::int64_t length) {
     return (length + step_length(bits) - 1) / step_length(bits);
 }
-constexpr std::int64_t record_bytes(int bits, Offset offset, std::int64_t length) {
+static constexpr std::int64_t record_bytes(int bits, Offset offset, std::int64_t length) {
     return header_bytes(offset) + kStepBytes * steps(bits, length);
 }
 // Value that a stored code stands for when nothing else is said: w = scale * (code - code_zero).
 // The offset is added to that: w += -zero_point * scale, or w += minimum.
-constexpr int code_zero(int bits, Offset offset) {
+static constexpr int code_zero(int bits, Offset offset) {
     return bits == 8 ? 128 : offset == Offset::symmetric ? 8 : 0;
 }
 
-constexpr double bits_per_weight(int bits, Offset offset, int length) {
+static constexpr double bits_per_weight(int bits, Offset offset, int length) {
     return 8.0 * static_cast<double>(record_bytes(bits, offset, length)) / (kPanelRows * length);
 }
 static_assert(bits_per_weight(4, Offset::symmetric, 32) == 4.5);
 static_assert(bits_per_weight(4, Offset::symmetric, 128) == 4.125);
 static_assert(bits_per_weight(4, Offset::zero_point, 32) == 4.75);
 static_assert(bits_per_weight(4, Offset::zero_point, 128) == 4.1875);
-static_assert(bits_per_weight(4, Offset::minimum, 32) == 5.0);   // Q4_1
+static_assert(bits_per_weight(4, Offset::minimum, 32) == 5.0);    // Q4_1
 static_assert(bits_per_weight(8, Offset::symmetric, 32) == 8.5);  // Q8_0
 
 // At most kBlockLength consecutive k of one group: what shares an activation scale.

@@ -16,11 +16,11 @@ else()
   set(isa_table ${isa_table_other})
 endif()
 
-# Each instruction set is an object library of its own: matmul_NAME.cpp and roof_NAME.cpp, compiled
-# with its flags. Everything else keeps the compiler's baseline, so that one wheel runs on every CPU
+# Each instruction set is an object library of its own, compiled with its flags. Everything else keeps the compiler's baseline, so that one wheel runs on every CPU
 # of the architecture.
 set(SLLMBENCH_GENERATED_DIR ${CMAKE_CURRENT_BINARY_DIR}/generated)
 set(SLLMBENCH_ISA_OBJECTS "")
+set(SLLMBENCH_SPECIAL_OBJECTS "")  # those with flags of their own
 set(isa_rows "")
 foreach(row IN LISTS isa_table)
   string(REPLACE "|" ";" row "${row}")
@@ -30,7 +30,10 @@ foreach(row IN LISTS isa_table)
   string(STRIP "${name}" name)
   string(STRIP "${features}" features)
   separate_arguments(flags UNIX_COMMAND "${flags}")
-  add_library(isa_${name} OBJECT csrc/cpu/matmul_${name}.cpp csrc/probes/roof_${name}.cpp)
+  add_library(isa_${name} OBJECT
+    csrc/cpu/matmul_exact_${name}.cpp
+    csrc/cpu/matmul_int8_${name}.cpp
+    csrc/probes/roof_${name}.cpp)
   target_include_directories(isa_${name} PRIVATE csrc)
   target_compile_options(isa_${name} PRIVATE ${flags})
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
@@ -38,6 +41,9 @@ foreach(row IN LISTS isa_table)
     target_compile_options(isa_${name} PRIVATE -Wno-uninitialized -Wno-maybe-uninitialized)
   endif()
   list(APPEND SLLMBENCH_ISA_OBJECTS $<TARGET_OBJECTS:isa_${name}>)
+  if(flags)
+    list(APPEND SLLMBENCH_SPECIAL_OBJECTS $<TARGET_OBJECTS:isa_${name}>)
+  endif()
   string(APPEND isa_rows " \\\n  ROW(${name}, \"${features}\")")
 endforeach()
 file(CONFIGURE OUTPUT ${SLLMBENCH_GENERATED_DIR}/isa_table.h @ONLY CONTENT

@@ -14,15 +14,17 @@
 
 namespace sllmbench {
 
-#define SLLMBENCH_DECLARE(name, features) \
-    extern const Kernels kernels_##name;  \
+#define SLLMBENCH_DECLARE(name, features)      \
+    extern const Kernels kernels_exact_##name; \
+    extern const Kernels kernels_int8_##name;  \
     extern const Roof roof_##name;
 SLLMBENCH_ISA_TABLE(SLLMBENCH_DECLARE)
 #undef SLLMBENCH_DECLARE
 
 namespace {
 
-#define SLLMBENCH_ROW(name, features) {#name, features, &kernels_##name, &roof_##name},
+#define SLLMBENCH_ROW(name, features) \
+    {#name, features, &kernels_exact_##name, &kernels_int8_##name, &roof_##name},
 constexpr Isa kIsas[] = {SLLMBENCH_ISA_TABLE(SLLMBENCH_ROW)};
 #undef SLLMBENCH_ROW
 
@@ -40,10 +42,10 @@ struct Feature {
     unsigned state;
 };
 constexpr Feature kFeatures[] = {
-    {"fma", 1, ecx, 12, kYmm},       {"f16c", 1, ecx, 29, kYmm},
-    {"avx2", 7, ebx, 5, kYmm},       {"avx512f", 7, ebx, 16, kZmm},
-    {"avx512dq", 7, ebx, 17, kZmm},  {"avx512bw", 7, ebx, 30, kZmm},
-    {"avx512vl", 7, ebx, 31, kZmm},  {"avx512_vnni", 7, ecx, 11, kZmm},
+    {"fma", 1, ecx, 12, kYmm},      {"f16c", 1, ecx, 29, kYmm},
+    {"avx2", 7, ebx, 5, kYmm},      {"avx512f", 7, ebx, 16, kZmm},
+    {"avx512dq", 7, ebx, 17, kZmm}, {"avx512bw", 7, ebx, 30, kZmm},
+    {"avx512vl", 7, ebx, 31, kZmm}, {"avx512_vnni", 7, ecx, 11, kZmm},
 };
 
 unsigned saved_state() {
@@ -95,7 +97,9 @@ std::string names() {
 
 }  // namespace
 
-std::span<const Isa> compiled_isas() { return kIsas; }
+std::span<const Isa> compiled_isas() {
+    return kIsas;
+}
 
 const std::string& unsupported_reason(const Isa& isa) {
     // Asked once: cpuid leaves the virtual machine, 20 us each time where this was measured.

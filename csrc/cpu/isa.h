@@ -12,7 +12,8 @@ namespace sllmbench {
 struct Isa {
     const char* name;
     const char* features;  // as /proc/cpuinfo spells them, separated by blanks
-    const Kernels* kernels;
+    const Kernels* exact;
+    const Kernels* int8;
     const Roof* roof;
 };
 

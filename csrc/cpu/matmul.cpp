@@ -17,7 +17,7 @@ constexpr std::int64_t kShareFromBytes = 48 << 10;
 
 // The prepared activations of the calling thread, kept between calls.
 class Workspace {
-   public:
+ public:
     std::byte* reserve(std::size_t bytes) {
         if (bytes > size_) {
             data_.reset();
@@ -30,7 +30,7 @@ class Workspace {
         return data_.get();
     }
 
-   private:
+ private:
     struct Free {
         void operator()(std::byte* p) const { std::free(p); }
     };
@@ -53,28 +53,23 @@ void point_into_workspace(Job& job, std::int64_t k_padded, Arithmetic arithmetic
     job.starts = reinterpret_cast<std::int32_t*>(p + values + 2 * per_block);
 }
 
-void multiply_chunk(const Job& job, Arithmetic arithmetic, const Kernels& kernels, bool gemv,
-                    int threads) {
-    const bool int8 = arithmetic == Arithmetic::int8;
-    const auto prepare = int8 ? kernels.prepare_int8 : kernels.prepare_exact;
+void multiply_chunk(const Job& job, const Kernels& kernels, bool gemv, int threads) {
     const std::int64_t panels = (job.n + kPanelRows - 1) / kPanelRows;
     if (gemv) {
         // Preparing so few rows takes a microsecond or two: less than handing it out.
-        prepare(job, 0, job.rows);
-        const auto multiply = int8 ? kernels.gemv_int8 : kernels.gemv_exact;
+        kernels.prepare(job, 0, job.rows);
         pool_run(panels, threads,
-                 [&](std::int64_t begin, std::int64_t end) { multiply(job, begin, end); });
+                 [&](std::int64_t begin, std::int64_t end) { kernels.gemv(job, begin, end); });
         return;
     }
     pool_run(job.rows / kRowStep, threads, [&](std::int64_t begin, std::int64_t end) {
-        prepare(job, begin * kRowStep, end * kRowStep);
+        kernels.prepare(job, begin * kRowStep, end * kRowStep);
     });
-    const auto multiply = int8 ? kernels.gemm_int8 : kernels.gemm_exact;
     const std::int64_t tiles = (job.rows + kTileRows - 1) / kTileRows;
     pool_run(panels * tiles, threads, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t task = begin; task < end; ++task) {
             const std::int64_t row = task % tiles * kTileRows;
-            multiply(job, task / tiles, row, std::min(job.rows, row + kTileRows));
+            kernels.gemm(job, task / tiles, row, std::min(job.rows, row + kTileRows));
         }
     });
 }
@@ -85,6 +80,7 @@ const char* matmul(const float* x, std::int64_t m, const PackedWeights& weights,
                    Arithmetic arithmetic, const Isa& isa, int threads) {
     if (m == 0 || weights.n() == 0) return "none";
     const bool gemv = m <= kGemvRows;
+    const Kernels& kernels = arithmetic == Arithmetic::int8 ? *isa.int8 : *isa.exact;
     if (m * weights.panels() * weights.panel_bytes() < kShareFromBytes) threads = 1;
     for (std::int64_t row = 0; row < m; row += kChunkRows) {
         Job job{};
@@ -102,7 +98,7 @@ const char* matmul(const float* x, std::int64_t m, const PackedWeights& weights,
         job.rows = gemv ? m : (job.m + kRowStep - 1) / kRowStep * kRowStep;
         job.out = out + row * weights.n();
         point_into_workspace(job, weights.k_padded(), arithmetic);
-        multiply_chunk(job, arithmetic, *isa.kernels, gemv, threads);
+        multiply_chunk(job, kernels, gemv, threads);
     }
     return gemv ? "fused-gemv" : "fused-gemm";
 }

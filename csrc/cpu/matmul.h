@@ -1,7 +1,6 @@
 // out [m, n] = x [m, k] times a packed [n, k] weight's transpose.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 
 #include "formats.h"
@@ -26,10 +25,11 @@ struct Job {
     const float* x;  // [m, k]
     std::int64_t m;
     // The activations prepared: blocks that match the weight's, padded with zeros.
-    //   values: int8 or float, block b at k_padded * rows, inside it [rows, padded]
-    //   sums:   a block's sum as prepared, so in int8 mode of the quantised values times their scale
-    //   scales, starts: int8 mode only: the activation scale, and what the int32 sum starts from so
-    //           that a constant code_zero costs nothing: -code_zero * sum of the quantised values
+    //   values: int8 or float; block b at k_padded * rows, inside it [rows, padded]
+    //   sums:   of a block's values; in int8 mode of the quantised values, times their scale
+    //   scales: int8 mode only, the activations' scale
+    //   starts: int8 mode only, -code_zero * sum of the quantised values: what the int32 sums start
+    //           from, so that a constant zero costs nothing
     std::int64_t rows;  // m, or for the gemm m rounded up to kRowStep; the rows past m are zeros
     void* values;
     float* sums;           // [n_blocks, rows]
@@ -45,16 +45,15 @@ inline constexpr std::int64_t kTileRows = 128;  // rows that a gemm keeps sums f
 // Rows prepared at once: bounds the workspace to 512 k floats however long the prompt is.
 inline constexpr std::int64_t kChunkRows = 512;
 
-// What each instruction set supplies, under the same names in matmul_NAME.cpp. A row of x with a NaN
-// or an infinity in it must come out as NaN, whole: prepare_* poison its scale or its first value.
+// What each instruction set supplies for each arithmetic, under the same names in
+// matmul_ARITHMETIC_NAME.cpp. A row of x with a NaN or an infinity in it must come out as NaN,
+// whole: prepare poisons its scale or its first value.
 struct Kernels {
-    void (*prepare_int8)(const Job&, std::int64_t row_begin, std::int64_t row_end);
-    void (*prepare_exact)(const Job&, std::int64_t row_begin, std::int64_t row_end);
-    void (*gemv_int8)(const Job&, std::int64_t panel_begin, std::int64_t panel_end);
-    void (*gemv_exact)(const Job&, std::int64_t panel_begin, std::int64_t panel_end);
+    void (*prepare)(const Job&, std::int64_t row_begin, std::int64_t row_end);
+    // Whole panels, straight from the codes, for job.rows <= kGemvRows.
+    void (*gemv)(const Job&, std::int64_t panel_begin, std::int64_t panel_end);
     // One panel times rows row_begin .. row_end-1 (at most kTileRows, a multiple of kRowStep).
-    void (*gemm_int8)(const Job&, std::int64_t panel, std::int64_t row_begin, std::int64_t row_end);
-    void (*gemm_exact)(const Job&, std::int64_t panel, std::int64_t row_begin, std::int64_t row_end);
+    void (*gemm)(const Job&, std::int64_t panel, std::int64_t row_begin, std::int64_t row_end);
 };
 
 class PackedWeights;

@@ -39,7 +39,9 @@ std::uint8_t source_code(const SourceWeights& w, std::int64_t row, std::int64_t 
 
 }  // namespace
 
-void PackedWeights::Free::operator()(std::uint8_t* p) const { std::free(p); }
+void PackedWeights::Free::operator()(std::uint8_t* p) const {
+    std::free(p);
+}
 
 PackedWeights::PackedWeights(const SourceWeights& source)
     : n_(source.n), k_(source.k), bits_(source.bits), offset_(source.offset) {
@@ -60,13 +62,11 @@ void PackedWeights::lay_out(std::int64_t group_size) {
             const std::int64_t padded = (length + 7) / 8 * 8;
             if (codes > std::numeric_limits<std::uint32_t>::max())
                 throw std::invalid_argument("k is too large: a panel of 32 rows would pass 4 GiB");
-            blocks_.push_back({static_cast<std::uint32_t>(record),
-                               static_cast<std::uint32_t>(codes),
-                               static_cast<std::uint32_t>(start + k),
-                               static_cast<std::uint32_t>(k_padded_),
-                               static_cast<std::uint16_t>(length),
-                               static_cast<std::uint16_t>(padded),
-                               static_cast<std::uint16_t>(steps(bits_, length))});
+            blocks_.push_back(
+                {static_cast<std::uint32_t>(record), static_cast<std::uint32_t>(codes),
+                 static_cast<std::uint32_t>(start + k), static_cast<std::uint32_t>(k_padded_),
+                 static_cast<std::uint16_t>(length), static_cast<std::uint16_t>(padded),
+                 static_cast<std::uint16_t>(steps(bits_, length))});
             codes += kStepBytes * steps(bits_, length);
             k_padded_ += padded;
         }
@@ -129,10 +129,9 @@ void PackedWeights::dequantize_row(std::int64_t row, float* out) const {
         }
         const std::uint8_t* const codes = base + block.codes + 4 * r;
         for (int i = 0; i < block.length; ++i) {
-            const int code = bits_ == 8 ? codes[kStepBytes * (i / 4) + i % 4]
-                                        : codes[kStepBytes * (i / 8) + i % 4] >>
-                                                  (i % 8 < 4 ? 0 : 4) &
-                                              0x0F;
+            const int code =
+                bits_ == 8 ? codes[kStepBytes * (i / 4) + i % 4]
+                           : codes[kStepBytes * (i / 8) + i % 4] >> (i % 8 < 4 ? 0 : 4) & 0x0F;
             out[block.k + i] = scale * static_cast<float>(code - zero_point) + minimum;
         }
     }

@@ -23,7 +23,7 @@ struct SourceWeights {
 };
 
 class PackedWeights {
-   public:
+ public:
     explicit PackedWeights(const SourceWeights& source);
 
     std::int64_t n() const { return n_; }
@@ -40,7 +40,7 @@ class PackedWeights {
     // Writes row `row`'s k float32 weights to `out`.
     void dequantize_row(std::int64_t row, float* out) const;
 
-   private:
+ private:
     void lay_out(std::int64_t group_size);
     void pack_panel(const SourceWeights& source, std::int64_t panel);
 

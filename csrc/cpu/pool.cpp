@@ -31,7 +31,7 @@ inline void pause_cpu() {
 }
 
 class Pool {
-   public:
+ public:
     void run(std::int64_t tasks, int threads, TaskFunction function, void* context) {
         std::lock_guard<std::mutex> lock(call_);
         for (; workers_ < threads - 1; ++workers_) std::thread([this] { work(); }).detach();
@@ -46,9 +46,10 @@ class Pool {
         wait_until_empty();
     }
 
-   private:
+ private:
     // gate_: how many workers are inside the current job, whether more may enter, the job's number.
-    // The number wraps; a worker that slept through exactly 2^21 jobs misses one, which is harmless.
+    // The number wraps; a worker that slept through exactly 2^21 jobs misses one, which is
+    // harmless.
     static constexpr std::uint32_t kInside = (1u << 10) - 1;
     static constexpr std::uint32_t kOpen = 1u << 10;
     static constexpr std::uint32_t kGeneration = 1u << 11;
@@ -128,16 +129,16 @@ class Pool {
 };
 
 // Never destroyed: the workers are detached and may look at it until the process ends. A forked
-// child has none of the threads and perhaps a locked mutex, so it forgets the pool and makes its own.
+// child has none of the threads and perhaps a locked mutex, so it forgets the pool and makes its
+// own.
 std::atomic<Pool*> instance{nullptr};
 std::atomic<int> chosen_threads{0};
 
 Pool& pool() {
     Pool* p = instance.load(std::memory_order_acquire);
     if (p != nullptr) return *p;
-    static const int registered = pthread_atfork(nullptr, nullptr, [] {
-        instance.store(nullptr, std::memory_order_relaxed);
-    });
+    static const int registered = pthread_atfork(
+        nullptr, nullptr, [] { instance.store(nullptr, std::memory_order_relaxed); });
     if (registered != 0) throw std::runtime_error("pthread_atfork failed");
     Pool* fresh = new Pool;
     if (instance.compare_exchange_strong(p, fresh)) return *fresh;
@@ -147,7 +148,8 @@ Pool& pool() {
 
 int affinity_cpus() {
     cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) == 0) return std::clamp(CPU_COUNT(&set), 1, kMaxThreads);
+    if (sched_getaffinity(0, sizeof set, &set) == 0)
+        return std::clamp(CPU_COUNT(&set), 1, kMaxThreads);
     return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, kMaxThreads);
 }
 

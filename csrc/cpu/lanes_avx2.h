@@ -1,0 +1,77 @@
+// What the AVX2 kernels share: 8 rows of the weight to a register, one row to a 32-bit lane.
+//
+// Everything is static: each per-ISA file keeps its own copy (see check_linkage.cmake).
+#pragma once
+
+#include <immintrin.h>
+
+#include "cpu/kinds.h"
+#include "cpu/matmul.h"
+
+#define ALWAYS_INLINE __attribute__((always_inline))
+
+namespace sllmbench {
+
+static constexpr int kInfinityBits = 0x7F800000;
+static constexpr float kSmallest =
+    1e-30f;  // below this activations count as 0: 127 / amax stays finite
+static constexpr int kQuarters = kPanelRows / 8;
+// How far the one-row kernels prefetch ahead of what they read.
+static constexpr int kPrefetchBytes = 1024;
+
+// Copies one block of one row of x, zeros behind it; returns the bits of its largest |value|,
+// compared as integers, so that a NaN is larger than everything.
+ALWAYS_INLINE static inline int load_block(const Job& job, std::int64_t row, const Block& block,
+                                           float* to) {
+    const int length = row < job.m ? block.length : 0;
+    __builtin_memcpy(to, job.x + row * job.k + block.k, sizeof(float) * length);
+    for (int i = length; i < block.padded; ++i) to[i] = 0;
+    const __m256i magnitude = _mm256_set1_epi32(0x7FFFFFFF);
+    __m256i largest = _mm256_setzero_si256();
+    for (int i = 0; i < block.padded; i += 8)
+        largest = _mm256_max_epi32(
+            largest, _mm256_and_si256(_mm256_castps_si256(_mm256_loadu_ps(to + i)), magnitude));
+    __m128i half =
+        _mm_max_epi32(_mm256_castsi256_si128(largest), _mm256_extracti128_si256(largest, 1));
+    half = _mm_max_epi32(half, _mm_shuffle_epi32(half, 0x4E));
+    half = _mm_max_epi32(half, _mm_shuffle_epi32(half, 0xB1));
+    return _mm_cvtsi128_si32(half);
+}
+
+// w = scale * (code - code_zero) + offset, for eight rows of a panel.
+ALWAYS_INLINE static inline __m256 load_halves(const std::uint8_t* from) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+}
+
+ALWAYS_INLINE static inline __m256 load_scale(const std::uint8_t* header, int quarter) {
+    return load_halves(header + 16 * quarter);
+}
+
+ALWAYS_INLINE static inline __m256 load_offset(const Job& job, const std::uint8_t* header,
+                                               int quarter, __m256 scale) {
+    header += sizeof(Scales);
+    if (job.offset == Offset::minimum) return load_halves(header + 16 * quarter);
+    const __m128i zeros = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(header + 8 * quarter));
+    return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(zeros)),
+                         _mm256_sub_ps(_mm256_setzero_ps(), scale));
+}
+
+ALWAYS_INLINE static inline __m256i load_codes(const std::uint8_t* from) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+}
+
+ALWAYS_INLINE static inline __m256i signed_codes(const std::uint8_t* from) {
+    return _mm256_xor_si256(load_codes(from), _mm256_set1_epi8(-128));
+}
+
+static inline void store_panel(const Job& job, std::int64_t panel, std::int64_t row,
+                               const float* y) {
+    float* const to = job.out + row * job.n + panel * kPanelRows;
+    const std::int64_t width = job.n - panel * kPanelRows;
+    if (width >= kPanelRows)
+        __builtin_memcpy(to, y, kPanelRows * sizeof(float));
+    else
+        __builtin_memcpy(to, y, static_cast<std::size_t>(width) * sizeof(float));
+}
+
+}  // namespace sllmbench

@@ -1,0 +1,77 @@
+// What the kernels in plain C++ share.
+//
+// Everything is static: each file keeps its own copy (see check_linkage.cmake).
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/half.h"
+#include "cpu/matmul.h"
+
+namespace sllmbench {
+
+static constexpr std::uint32_t kInfinityBits = 0x7F800000u;
+static inline std::uint32_t bits_of(float value) {
+    std::uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+static inline float not_a_number() {
+    return __builtin_nanf("");
+}
+
+// Copies one block of one row of x, zeros behind it; returns the bits of its largest |value|.
+// Compared as integers, so that a NaN is larger than everything.
+static inline std::uint32_t load_block(const Job& job, std::int64_t row, const Block& block,
+                                       float* to) {
+    std::fill_n(to, block.padded, 0.0f);
+    if (row >= job.m) return 0;
+    std::memcpy(to, job.x + row * job.k + block.k, sizeof(float) * block.length);
+    std::uint32_t largest = 0;
+    for (int i = 0; i < block.padded; ++i)
+        largest = std::max(largest, bits_of(to[i]) & ~(1u << 31));
+    return largest;
+}
+
+// A group's scale and offset for each row of the panel: w = scale * (code - code_zero) + offset.
+struct Header {
+    float scale[kPanelRows];
+    float offset[kPanelRows];
+};
+
+static inline Header load_header(const Job& job, const std::uint8_t* header) {
+    Header h;
+    Scales scales;
+    std::memcpy(&scales, header, sizeof scales);
+    for (int r = 0; r < kPanelRows; ++r) h.scale[r] = half_to_float(scales.fp16[r]);
+    std::fill_n(h.offset, kPanelRows, 0.0f);
+    header += sizeof scales;
+    if (job.offset == Offset::zero_point) {
+        for (int r = 0; r < kPanelRows; ++r)
+            h.offset[r] = -h.scale[r] * static_cast<float>(header[r]);
+    } else if (job.offset == Offset::minimum) {
+        Minima minima;
+        std::memcpy(&minima, header, sizeof minima);
+        for (int r = 0; r < kPanelRows; ++r) h.offset[r] = half_to_float(minima.fp16[r]);
+    }
+    return h;
+}
+
+// Code minus zero of row r, place i of a block.
+static inline int code_at(const Job& job, const std::uint8_t* codes, int r, int i) {
+    const int zero = code_zero(job.bits, job.offset);
+    if (job.bits == 8) return codes[kStepBytes * (i / 4) + 4 * r + i % 4] - zero;
+    return (codes[kStepBytes * (i / 8) + 4 * r + i % 4] >> (i % 8 < 4 ? 0 : 4) & 0x0F) - zero;
+}
+
+static inline void store(const Job& job, std::int64_t panel, std::int64_t row_begin,
+                         std::int64_t row_end, const float (*y)[kPanelRows]) {
+    const std::int64_t n0 = panel * kPanelRows;
+    const auto width = static_cast<std::size_t>(std::min<std::int64_t>(kPanelRows, job.n - n0));
+    for (std::int64_t row = row_begin; row < std::min(row_end, job.m); ++row)
+        std::memcpy(job.out + row * job.n + n0, y[row - row_begin], width * sizeof(float));
+}
+
+}  // namespace sllmbench
