@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from sllmbench import bench
 from sllmbench.bench import RunResult, execute, make_plan, run
 from sllmbench.bench.plan import split_into_waves
 from sllmbench.errors import InputError
@@ -194,6 +195,21 @@ def test_the_smallest_run_and_a_store_that_fails(tiny_llama: Path, tmp_path: Pat
     assert record.interleaved_with == ()
     assert record.complete
     assert "path int4-g32 was not stored" in result.failures[0].message
+
+
+def test_a_busy_machine_is_told_of() -> None:
+    # Our own children are no disturbance: the shell ends, and what it began is no child of ours.
+    spin = "import os\nprint(os.getpid(), flush=True)\nwhile True: pass"
+    command = ["sh", "-c", '"$0" -c "$1" 2>/dev/null &', sys.executable, spin]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as shell:
+        assert shell.stdout is not None
+        pid = int(shell.stdout.readline())
+        shell.wait()
+        try:
+            told = "; ".join(bench._disturbances())
+        finally:
+            os.kill(pid, signal.SIGKILL)
+    assert f"(process {pid}) took " in told
 
 
 def test_a_killed_child_leaves_the_others_running(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Failure", "Plan", "RunResult", "execute", "make_plan", "run"]
 
+_NOTABLE_CPU_PERCENT = 20.0
 _NOTABLE_STEAL_PERCENT = 1.0
 
 
@@ -120,7 +121,11 @@ def execute(plan: Plan, store: Store, progress: Progress = silent) -> RunResult:
 def _disturbances() -> tuple[str, ...]:
     """What takes processor time before the run has begun to."""
     now = load.watch()
-    found = [f"{p.name} (process {p.pid}) took {p.cpu_percent:.0f}% CPU" for p in now.processes]
+    found = [
+        f"{process.name} (process {process.pid}) took {process.cpu_percent:.0f}% CPU"
+        for process in now.processes
+        if process.cpu_percent >= _NOTABLE_CPU_PERCENT
+    ]
     if (now.steal_percent or 0) >= _NOTABLE_STEAL_PERCENT:
         found.append(f"the host took {now.steal_percent:.0f}% of the processors")
     return tuple(found)

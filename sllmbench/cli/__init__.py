@@ -166,8 +166,9 @@ def run(
         print("interrupted", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     _write(result, output)
-    for disturbance in result.disturbances:
-        print(f"warning: {disturbance} as the run began: timings suffer", file=sys.stderr)
+    if result.disturbances:
+        busy = "; ".join(result.disturbances)
+        print(f"warning: the machine was busy as the run began: {busy}", file=sys.stderr)
     for failure in result.failures:
         if failure.detail:
             print(failure.detail, file=sys.stderr)
