@@ -136,7 +136,7 @@ def test_denied_counters_come_with_the_command_that_opens_them(
 ) -> None:
     counters = [add_zone(f"intel-rapl:{i}", f"package-{i}", 0) for i in range(2)]
     for counter in counters:
-        counter.chmod(0o400)
+        counter.chmod(0o000)
     with unprivileged():
         for counter in counters:
             with pytest.raises(PermissionError):

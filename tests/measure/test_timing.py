@@ -37,13 +37,20 @@ def llama(tiny_llama: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(tiny_llama).eval()
 
 
+def cached_tokens(cache: Any) -> int:
+    """Tokens in a cache: none, an object, or the tuples of older releases, [batch, heads, n, d]."""
+    if cache is None:
+        return 0
+    return cache[0][0].shape[-2] if isinstance(cache, tuple) else cache.get_seq_length()
+
+
 class OldGpt2(GPT2LMHeadModel):
     """As the architectures of older releases: no word for keeping the last logits, own cache."""
 
     _supports_cache_class = False
 
     def forward(self, input_ids, past_key_values=None, use_cache=None):
-        assert past_key_values is None or past_key_values.get_seq_length() > 0
+        assert past_key_values is None or cached_tokens(past_key_values) > 0
         return super().forward(input_ids, past_key_values=past_key_values, use_cache=use_cache)
 
 
@@ -51,12 +58,9 @@ class NumLogitsGpt2(GPT2LMHeadModel):
     """As transformers 4.46 called the word."""
 
     def forward(self, input_ids, past_key_values=None, use_cache=None, num_logits_to_keep=0):
-        return super().forward(
-            input_ids,
-            past_key_values=past_key_values,
-            use_cache=use_cache,
-            logits_to_keep=num_logits_to_keep,
-        )
+        out = super().forward(input_ids, past_key_values=past_key_values, use_cache=use_cache)
+        out.logits = out.logits[:, -num_logits_to_keep:]
+        return out
 
 
 def gpt2(kind: type[GPT2LMHeadModel]) -> GPT2LMHeadModel:
@@ -90,10 +94,9 @@ class Watch:
 
     def _before(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         (ids,) = args
-        cache = kwargs["past_key_values"]
         self.fed.append(int(ids[0, -1]))
         self.lengths.append(ids.shape[1])
-        self.cached.append(0 if cache is None else cache.get_seq_length())
+        self.cached.append(cached_tokens(kwargs["past_key_values"]))
         self.quiet.append(torch.is_inference_mode_enabled() and not gc.isenabled())
 
     def _after(self, model: Any, args: tuple[Any, ...], out: Any) -> None:
