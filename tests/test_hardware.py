@@ -276,6 +276,17 @@ def test_one_instruction_set_is_active(measured: tuple[hardware.Machine, float])
         assert isa.supported == (isa.reason is None)
 
 
+def test_an_instruction_set_that_is_not_there_is_refused() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-P", "-c", "from sllmbench import hardware; hardware.machine()"],
+        env={**os.environ, "SLLMBENCH_ISA": "avx1024"},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-1].startswith("sllmbench.errors.InputError: SLLMBENCH_ISA")
+
+
 def test_what_is_missing_has_a_reason(measured: tuple[hardware.Machine, float]) -> None:
     found, _ = measured
     assert bool(found.gpus) == (found.gpu_reason is None)

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from sllmbench import _native
+from sllmbench.errors import InputError
 from sllmbench.hardware import cpu, energy, gpu, load, memory, roofs
 from sllmbench.hardware.cpu import Cache, Cores
 from sllmbench.hardware.energy import SensorStatus, energy_sensors
@@ -96,7 +97,11 @@ def machine(measure: bool = True, *, roots: Roots = SYSTEM) -> Machine:
     Args:
         measure: whether to measure read bandwidth and arithmetic rates.
         roots: the folders that stand for /proc and /sys.
+
+    Raises:
+        InputError: $SLLMBENCH_ISA names no instruction set that can run here.
     """
+    isas = _isas()
     now = load.watch(roots=roots)
     cores = cpu.cores(roots)
     caches, caches_reason = cpu.caches(roots)
@@ -116,7 +121,7 @@ def machine(measure: bool = True, *, roots: Roots = SYSTEM) -> Machine:
             available_bytes=free_bytes,
             reason=None if free_bytes is not None else "no MemAvailable in /proc/meminfo",
         ),
-        isas=_isas(),
+        isas=isas,
         read_bandwidth=bandwidths,
         peak_rates=roofs.peak_rates(cores.usable) if measure else (),
         roofs_reason=_roofs_reason(measure, bandwidths),
@@ -145,7 +150,10 @@ def facts(*, roots: Roots = SYSTEM) -> dict[str, Any]:
 
 
 def _isas() -> tuple[Isa, ...]:
-    active = _native.active_isa()
+    try:
+        active = _native.active_isa()
+    except ValueError as error:
+        raise InputError(str(error)) from error
     reasons = {name: _native.isa_unsupported_reason(name) for name in _native.compiled_isas()}
     return tuple(
         Isa(name=name, supported=reason is None, reason=reason, active=name == active)
