@@ -7,6 +7,7 @@ Schema history (``user_version``):
 from __future__ import annotations
 
 import sqlite3
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -140,11 +141,23 @@ class Store:
                 f" {STORE_VERSION}; upgrade sllmbench or choose another file with --store"
             )
         execute("COMMIT")
-        execute("PRAGMA journal_mode = WAL")
+        self._use_wal()
         execute("PRAGMA synchronous = FULL")
         (verdict,) = execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             raise InputError(self._corrupt())
+
+    def _use_wal(self) -> None:
+        """Switch to write-ahead logging, which SQLite refuses at once while another looks in."""
+        deadline_s = time.monotonic() + _LOCK_TIMEOUT_S
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline_s:
+                    raise
+            time.sleep(0.01)
 
     def _corrupt(self) -> str:
         return (

@@ -56,7 +56,8 @@ def children_that_move(patience_s: float = 2.0) -> int:
     """Count our children that are not stopped; a stop takes a moment to arrive."""
     deadline = time.monotonic() + patience_s
     while True:
-        states = [child.status() for child in psutil.Process().children()]
+        trials = [p for p in psutil.Process().children() if "sllmbench.trial" in p.cmdline()]
+        states = [trial.status() for trial in trials]
         count = sum(state != psutil.STATUS_STOPPED for state in states)
         if count == 0 or time.monotonic() > deadline:
             return count
