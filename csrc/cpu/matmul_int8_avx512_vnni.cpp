@@ -184,6 +184,7 @@ void tile(const Job& job, Scratch& scratch, std::int64_t block_begin, std::int64
                 KEEP(dot[m][h]);
             }
         const std::uint8_t* codes = scratch.block_codes[at];
+#pragma GCC unroll 4
         for (int j = scratch.steps[at]; j > 0; --j, codes += kStepBytes, x += 4) {
             __m512i w[2];
             load_codes(codes, w);

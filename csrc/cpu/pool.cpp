@@ -17,10 +17,17 @@
 namespace sllmbench {
 namespace {
 
-// How long an idle worker spins before it sleeps. A model's forward has 10-50 us between two linear
-// layers, a wake-up from sleep costs 5-50 us; longer than this the spinning takes a core from the
-// other libraries' threads in the process (torch's OpenMP).
-constexpr std::chrono::microseconds kSpin{60};
+// An idle worker first spins, then spins while offering its core to whoever wants it, then sleeps.
+// A model's forward has 10-100 us between two linear layers; a worker that sleeps by then comes too
+// late to be of use. 2048x2048 int4, one row, two threads, us by the gap between calls:
+//   gap               0   20   50  100  500
+//   sleep at once    32   32   32   32   33   (one thread: 32)
+//   20 us            19   20   32   34   39
+//   60 us            17   19   20   32   32
+//   200 us           19   19   19   20   38
+// Spinning that long without yielding delays the process's other threads (torch's OpenMP).
+constexpr std::chrono::microseconds kYieldAfter{20};
+constexpr std::chrono::microseconds kSleepAfter{200};
 
 inline void pause_cpu() {
 #if defined(__x86_64__)
@@ -112,11 +119,16 @@ class Pool {
 
     std::uint32_t wait_for_other_than(std::uint32_t done) {
         const auto start = std::chrono::steady_clock::now();
+        std::chrono::nanoseconds idle{0};
         for (unsigned spins = 1;; ++spins) {
             const std::uint32_t gate = gate_.load(std::memory_order_acquire);
             if ((gate & ~(kOpen | kInside)) != done) return gate;
-            pause_cpu();
-            if (spins % 32 == 0 && std::chrono::steady_clock::now() - start > kSpin)
+            if (spins % 32 == 0) idle = std::chrono::steady_clock::now() - start;
+            if (idle < kYieldAfter)
+                pause_cpu();
+            else if (idle < kSleepAfter)
+                std::this_thread::yield();
+            else
                 gate_.wait(gate, std::memory_order_acquire);
         }
     }
