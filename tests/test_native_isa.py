@@ -35,7 +35,7 @@ def call(expression: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Print an expression in a fresh interpreter with ``env`` set."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("SLLMBENCH_")}
     return subprocess.run(
-        [sys.executable, "-c", f"from sllmbench import _native; print({expression})"],
+        [sys.executable, "-P", "-c", f"from sllmbench import _native; print({expression})"],
         env=clean | env,
         capture_output=True,
         text=True,

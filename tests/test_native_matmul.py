@@ -270,5 +270,5 @@ assert check()
 
 @pytest.mark.skipif(platform.system() != "Linux", reason="fork")
 def test_a_forked_child_multiplies_with_threads_of_its_own() -> None:
-    result = run_python("-W", "ignore::DeprecationWarning", "-c", FORK)
+    result = run_python("-P", "-W", "ignore::DeprecationWarning", "-c", FORK)
     assert (result.returncode, result.stderr) == (0, "")
