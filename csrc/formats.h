@@ -28,8 +28,13 @@ namespace sllmbench {
 
 inline constexpr int kPanelRows = 32;
 inline constexpr int kStepBytes = 128;
-// Activations are quantised, and int32 sums folded to float, at least this often along k.
+// Activations share a scale, and int32 sums are folded to float, over a group of at most this many
+// k.
 inline constexpr int kBlockLength = 128;
+// A longer group, a whole row at the most, is cut finer: nothing but speed asks for long blocks
+// there. SmolLM2's perplexity with int8 rows is above float32's by 0.48% with exact activations,
+// 0.60% with blocks of 32 k, 1.46% with blocks of 128.
+inline constexpr int kLongGroupBlockLength = 32;
 
 enum class Offset : std::uint8_t { symmetric, zero_point, minimum };
 
@@ -90,7 +95,7 @@ static_assert(bits_per_weight(4, Offset::zero_point, 128) == 4.1875);
 static_assert(bits_per_weight(4, Offset::minimum, 32) == 5.0);    // Q4_1
 static_assert(bits_per_weight(8, Offset::symmetric, 32) == 8.5);  // Q8_0
 
-// At most kBlockLength consecutive k of one group: what shares an activation scale.
+// Consecutive k of one group that share an activation scale.
 struct Block {
     std::uint32_t header;    // bytes from the panel's start to the group's scales
     std::uint32_t codes;     // bytes from the panel's start to this block's codes

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-BLOCK = 128
+BLOCK, LONG_GROUP_BLOCK = 128, 32  # as in csrc/formats.h
 UNIT = 2.0**-24
 SMALLEST = 1e-30  # the int8 kernels take smaller activations for 0
 GUARD = 64
@@ -98,12 +98,13 @@ def weight_terms(weight: QuantTensor) -> NDArray[np.float64]:
 
 
 def blocks(fmt: QuantFormat, k: int) -> Iterator[slice]:
-    """Where activations share a scale: at most 128 k of one group."""
+    """Where activations share a scale: in a group, a long one cut finer."""
     length = fmt.group_length(k)
     for start in range(0, k, length):
         end = min(start + length, k)
-        for first in range(start, end, BLOCK):
-            yield slice(first, min(first + BLOCK, end))
+        step = LONG_GROUP_BLOCK if end - start > BLOCK else BLOCK
+        for first in range(start, end, step):
+            yield slice(first, min(first + step, end))
 
 
 def quantised_activations(

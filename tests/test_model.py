@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -12,6 +11,10 @@ from sllmbench import load_model
 from sllmbench.checkpoints import open_checkpoint
 from sllmbench.errors import InputError
 from sllmbench.model import TiedEmbedding, describe, estimate_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 IDS = torch.arange(24).reshape(1, -1) * 7 % 512
 
@@ -59,7 +62,7 @@ def test_quantised_paths_equal_a_model_of_their_dequantised_weights(
     torch.testing.assert_close(exact, reference, rtol=1e-4, atol=1e-4 * reference.abs().max())
     rounded = path_logits(folder, path, "int8")
     relative = (rounded - reference).norm() / reference.norm()
-    # Rounding to 127 steps costs about 0.7% a layer, and 14 layers add up; a wrong scale costs 100%.
+    # Rounding to 127 steps costs about 0.7% a layer and 14 layers add up; a wrong scale, 100%.
     assert relative < 0.1
     if path != "unfused-int4":
         assert relative > 1e-5, "int8 activations cannot be this exact: did they run?"
@@ -134,7 +137,9 @@ def test_paths_that_cannot_run_are_refused(tiny_llama: Path, path: str, says: st
 
 
 def test_torch_int4pack_says_which_shape_does_not_fit(tiny_llama: Path) -> None:
-    with pytest.raises(InputError, match=r"torch:int4pack-g64 needs model\.layers\.0.*groups of 64"):
+    with pytest.raises(
+        InputError, match=r"torch:int4pack-g64 needs model\.layers\.0.*groups of 64"
+    ):
         load_model(str(tiny_llama), "torch:int4pack-g64")
 
 

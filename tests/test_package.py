@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import sllmbench
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_every_public_name_is_there() -> None:

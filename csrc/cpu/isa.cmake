@@ -16,8 +16,8 @@ else()
   set(isa_table ${isa_table_other})
 endif()
 
-# Each instruction set is an object library of its own, compiled with its flags. Everything else keeps the compiler's baseline, so that one wheel runs on every CPU
-# of the architecture.
+# Each instruction set is an object library of its own, compiled with its flags. Everything else
+# keeps the compiler's baseline, so that one wheel runs on every CPU of the architecture.
 set(SLLMBENCH_GENERATED_DIR ${CMAKE_CURRENT_BINARY_DIR}/generated)
 set(SLLMBENCH_ISA_OBJECTS "")
 set(SLLMBENCH_SPECIAL_OBJECTS "")  # those with flags of their own

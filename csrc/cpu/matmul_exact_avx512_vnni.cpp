@@ -108,10 +108,10 @@ void gemv_kernel(const Job& job, std::int64_t panel_begin, std::int64_t panel_en
 
 // --------------------------------------------------------------------------------- more rows
 
-constexpr int kChunkExact = 128;
+constexpr int kChunk = 128;
 
 struct Scratch {
-    alignas(64) float w[kChunkExact][kPanelRows];  // 16 KB, scale and offset applied
+    alignas(64) float w[kChunk][kPanelRows];  // 16 KB, scale and offset applied
     alignas(64) float y[kTileRows][kPanelRows];
 };
 
@@ -164,7 +164,7 @@ void gemm_kernel(const Job& job, std::int64_t panel, std::int64_t row_begin, std
     for (std::int64_t b = 0; b < job.n_blocks;) {
         const std::int64_t block_begin = b;
         int k = 0;
-        for (; b < job.n_blocks && k + job.blocks[b].padded <= kChunkExact; ++b) {
+        for (; b < job.n_blocks && k + job.blocks[b].padded <= kChunk; ++b) {
             expand<BITS, OFFSETS>(job, base, job.blocks[b], scratch.w + k);
             k += job.blocks[b].padded;
         }

@@ -135,11 +135,11 @@ void gemv_kernel(const Job& job, std::int64_t panel_begin, std::int64_t panel_en
 
 // A panel is taken in chunks of k whose unpacked codes stay in L1; each tile of rows then runs over
 // the chunk's blocks with its float sums in registers.
-constexpr int kChunkInt8 = 512;
-constexpr int kChunkBlocks = kChunkInt8 / 8;  // a block has at least 8 padded k
+constexpr int kChunk = 512;
+constexpr int kChunkBlocks = kChunk / 8;  // a block has at least 8 padded k
 
 struct Scratch {
-    alignas(64) std::uint8_t codes[kChunkInt8 / 4 * kStepBytes];  // as formats.h stores 8 bits
+    alignas(64) std::uint8_t codes[kChunk / 4 * kStepBytes];  // as formats.h stores 8 bits
     alignas(64) float scale[kChunkBlocks][kPanelRows];
     alignas(64) float offset[kChunkBlocks][kPanelRows];
     const std::uint8_t* block_codes[kChunkBlocks];
@@ -220,7 +220,7 @@ void gemm_kernel(const Job& job, std::int64_t panel, std::int64_t row_begin, std
     for (std::int64_t b = 0; b < job.n_blocks;) {
         const std::int64_t block_begin = b;
         int k = 0;
-        for (; b < job.n_blocks && k + job.blocks[b].padded <= kChunkInt8; ++b) {
+        for (; b < job.n_blocks && k + job.blocks[b].padded <= kChunk; ++b) {
             const Block& block = job.blocks[b];
             const std::int64_t at = b - block_begin;
             const Header header = load_header<OFFSETS>(job, base + block.header);

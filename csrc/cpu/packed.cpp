@@ -16,17 +16,15 @@ namespace sllmbench {
 namespace {
 
 constexpr std::size_t kHugePage = 2u << 20;
-// Below this a matrix keeps 4 KB pages: rounded up to whole huge pages it could take 3% too much.
-constexpr std::size_t kHugeFrom = 64 * kHugePage / 2;
 
 std::uint8_t* allocate(std::size_t bytes) {
-    const bool huge = bytes >= kHugeFrom;
-    const std::size_t alignment = huge ? kHugePage : 64;
-    const std::size_t rounded = (bytes + alignment - 1) / alignment * alignment;
-    void* p = std::aligned_alloc(alignment, std::max(rounded, alignment));
-    if (p == nullptr) throw std::bad_alloc();
-    // A hint: where huge pages are switched off the weights are merely a little slower to read.
-    if (huge) madvise(p, rounded, MADV_HUGEPAGE);
+    const bool huge = bytes >= 2 * kHugePage;
+    void* p = nullptr;
+    if (posix_memalign(&p, huge ? kHugePage : 64, std::max<std::size_t>(bytes, 1)) != 0)
+        throw std::bad_alloc();
+    // Whole huge pages only, so that a matrix never takes more than its size. A hint: where huge
+    // pages are switched off the weights are merely a little slower to read.
+    if (huge) madvise(p, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
     return static_cast<std::uint8_t*>(p);
 }
 
@@ -56,9 +54,10 @@ void PackedWeights::lay_out(std::int64_t group_size) {
     std::int64_t record = 0;
     for (std::int64_t start = 0; start < k_; start += group_size) {
         const std::int64_t group = std::min(group_size, k_ - start);
+        const std::int64_t block = group > kBlockLength ? kLongGroupBlockLength : kBlockLength;
         std::int64_t codes = record + header_bytes(offset_);
-        for (std::int64_t k = 0; k < group; k += kBlockLength) {
-            const std::int64_t length = std::min<std::int64_t>(kBlockLength, group - k);
+        for (std::int64_t k = 0; k < group; k += block) {
+            const std::int64_t length = std::min(block, group - k);
             const std::int64_t padded = (length + 7) / 8 * 8;
             if (codes > std::numeric_limits<std::uint32_t>::max())
                 throw std::invalid_argument("k is too large: a panel of 32 rows would pass 4 GiB");

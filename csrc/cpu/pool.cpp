@@ -55,8 +55,7 @@ class Pool {
 
  private:
     // gate_: how many workers are inside the current job, whether more may enter, the job's number.
-    // The number wraps; a worker that slept through exactly 2^21 jobs misses one, which is
-    // harmless.
+    // The number wraps; a worker that slept through exactly 2^21 jobs misses one: no harm.
     static constexpr std::uint32_t kInside = (1u << 10) - 1;
     static constexpr std::uint32_t kOpen = 1u << 10;
     static constexpr std::uint32_t kGeneration = 1u << 11;
@@ -141,8 +140,7 @@ class Pool {
 };
 
 // Never destroyed: the workers are detached and may look at it until the process ends. A forked
-// child has none of the threads and perhaps a locked mutex, so it forgets the pool and makes its
-// own.
+// child has none of the threads and perhaps a locked mutex: it forgets the pool and makes its own.
 std::atomic<Pool*> instance{nullptr};
 std::atomic<int> chosen_threads{0};
 

@@ -31,8 +31,8 @@ class Checkpoint(ABC):
     """What the weights are, said in every record: e.g. ``dequantised Q4_1``."""
     quality_unavailable: str | None
     """Why no quality can be measured (random weights), or None where it can."""
-    holds_quantized: bool = False
-    """Whether :meth:`quantized` can return anything: the file stores blocks of codes."""
+    quantized_unavailable: str | None = "the model is not a GGUF file, so it holds no stored blocks"
+    """Why :meth:`quantized` cannot serve this checkpoint, or None where it can."""
 
     @abstractmethod
     def config(self) -> Any:

@@ -42,6 +42,7 @@ _HEAD_BYTES = 1 << 20
 _PERMUTED = {"llama": True, "qwen2": False}
 """Architectures whose rows are proven to map, and whether attention's q and k are interleaved."""
 _FLOAT_BLOCKS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_KERNEL_BLOCKS = ("Q4_1", "Q8_0")
 _GRIDS = {
     "Q4_0": "a 4-bit symmetric group-32 grid",
     "Q4_1": "a 4-bit asymmetric group-32 grid",
@@ -54,8 +55,6 @@ _GROUP = 32
 
 class GgufCheckpoint(Checkpoint):
     """A GGUF file; opening it converts it where the cache lacks the conversion."""
-
-    holds_quantized = True
 
     def __init__(
         self, file: Path, name: str, identity: str | None = None, progress: Progress = silent
@@ -72,6 +71,7 @@ class GgufCheckpoint(Checkpoint):
         self._floats = _converted(self._header, name, identity or _identity(file), progress)
         self.provenance = _provenance(self._header)
         self.quality_unavailable = self._floats.quality_unavailable
+        self.quantized_unavailable = _without_kernel(self._header)
 
     def config(self) -> Any:
         """The model's configuration, from the GGUF's metadata."""
@@ -110,10 +110,11 @@ class GgufCheckpoint(Checkpoint):
         stored = self._stored(name)
         if stored.block_type in _FLOAT_BLOCKS:
             return None
-        if stored.block_type not in ("Q4_1", "Q8_0"):
+        if stored.block_type not in _KERNEL_BLOCKS:
             raise InputError(
-                f"{name} is stored as {stored.block_type}, which has no kernel here yet (Q4_1 and "
-                "Q8_0 have); the other paths run on its dequantised weights"
+                f"{name} is stored as {stored.block_type}, which has no kernel here yet "
+                f"({' and '.join(_KERNEL_BLOCKS)} have); the other paths run on its "
+                "dequantised weights"
             )
         if stored.shape != shape or len(shape) != 2:
             raise InputError(f"{name} is {list(shape)} but {stored.name} is {list(stored.shape)}")
@@ -129,10 +130,7 @@ class GgufCheckpoint(Checkpoint):
 
         architecture = self._header.architecture
         if architecture not in _PERMUTED:
-            raise InputError(
-                f"the gguf path knows the row order of {' and '.join(_PERMUTED)} models, not of "
-                f"{architecture}; the other paths run on its dequantised weights"
-            )
+            raise InputError(_without_kernel(self._header))
         kind = next(kind for kind, name in MODEL_ARCH_NAMES.items() if name == architecture)
         return get_tensor_name_map(kind, self._metadata_int("block_count"))
 
@@ -169,6 +167,23 @@ class GgufCheckpoint(Checkpoint):
             if isinstance(value, int):
                 return value
         raise InputError(f"{self._header.file} does not say its {keys[0]} as one number")
+
+
+def _without_kernel(header: GgufHeader) -> str | None:
+    """Why the file's blocks cannot run as they are stored, or None."""
+    if header.architecture not in _PERMUTED:
+        return (
+            f"the gguf path does not know the row order of {header.architecture} models, only of "
+            f"{' and '.join(_PERMUTED)}; the other paths run on its dequantised weights"
+        )
+    types = {tensor.block_type for tensor in header.tensors.values()}
+    missing = sorted(types - {*_FLOAT_BLOCKS, *_KERNEL_BLOCKS})
+    if not missing:
+        return None
+    return (
+        f"its {' and '.join(missing)} blocks have no kernel here yet "
+        f"({' and '.join(_KERNEL_BLOCKS)} have); the other paths run on its dequantised weights"
+    )
 
 
 def _read_q4_1(file: Path, stored: GgufTensor, order: NDArray[np.intp] | None) -> QuantTensor:

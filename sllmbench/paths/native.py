@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,10 +20,7 @@ if TYPE_CHECKING:
 HEAD_FORMAT = "int8"
 """The output layer of our int4 paths: at 4 bits it costs most of the quality that 4 bits cost."""
 
-ARITHMETIC = {
-    "exact": "float32 activations",
-    "int8": "int8 activations, a scale a row and group (128 at most)",
-}
+ARITHMETIC: tuple[Arithmetic, ...] = ("exact", "int8")
 
 
 def matmul(
@@ -68,7 +65,7 @@ def _parse_kernel(kernel: str | None) -> tuple[str | None, Arithmetic]:
     isa, _, arithmetic = kernel.partition(".")
     if arithmetic not in ARITHMETIC or isa not in _native.compiled_isas():
         raise InputError(f"unknown kernel {kernel!r}; here are {', '.join(kernels())}")
-    return isa, cast("Arithmetic", arithmetic)
+    return isa, arithmetic
 
 
 class NativeLinear(PathLinear):
@@ -186,10 +183,8 @@ class GgufPath(Path):
         return "as stored in the file"
 
     def unsupported(self, checkpoint: Checkpoint | None = None) -> str | None:
-        """A checkpoint without stored blocks has nothing for this path."""
-        if checkpoint is None or checkpoint.holds_quantized:
-            return None
-        return f"{checkpoint.name} is not a GGUF file, so it holds no stored blocks"
+        """A checkpoint without stored blocks, or with others than we multiply, cannot run."""
+        return None if checkpoint is None else checkpoint.quantized_unavailable
 
     def linear(self, checkpoint: Checkpoint, name: str, bias: torch.Tensor | None) -> PathLinear:
         """Take the stored blocks, or the floats of a tensor that is stored as floats."""

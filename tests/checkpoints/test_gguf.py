@@ -19,6 +19,7 @@ from sllmbench.checkpoints.gguf import GgufCheckpoint, _identity
 from sllmbench.checkpoints.gguf_convert import convert
 from sllmbench.checkpoints.gguf_header import read_header
 from sllmbench.errors import InputError
+from sllmbench.paths import default_paths
 
 if TYPE_CHECKING:
     from tests.checkpoints.conftest import WriteGguf, WrittenGguf
@@ -175,6 +176,16 @@ def test_block_types_without_a_kernel_are_named(qwen_checkpoint: GgufCheckpoint)
     assert not qwen_checkpoint.tensor(DOWN).any()
 
 
+def test_what_cannot_run_as_stored_is_known_before_loading(
+    qwen_checkpoint: GgufCheckpoint, llama_checkpoint: GgufCheckpoint
+) -> None:
+    assert llama_checkpoint.quantized_unavailable is None
+    assert "gguf" in default_paths(llama_checkpoint)
+    assert "Q4_K blocks have no kernel here" in str(qwen_checkpoint.quantized_unavailable)
+    assert default_paths(qwen_checkpoint)[0] == "fp32"
+    assert "gguf" not in default_paths(qwen_checkpoint)
+
+
 def test_nan_is_refused_with_the_tensors_name(qwen_checkpoint: GgufCheckpoint) -> None:
     with pytest.raises(InputError, match=rf"{NORM} .*NaN"):
         qwen_checkpoint.tensor(NORM)
@@ -300,7 +311,7 @@ def test_only_the_gguf_path_refuses_an_architecture_whose_rows_it_does_not_know(
     checkpoint = open_checkpoint(str(written.file))
     for name, weight in written.weights.items():
         np.testing.assert_array_equal(checkpoint.tensor(name), weight, err_msg=name)
-    with pytest.raises(InputError, match="row order of llama and qwen2 models, not of qwen3"):
+    with pytest.raises(InputError, match="row order of qwen3 models, only of llama and qwen2"):
         checkpoint.quantized(DOWN)
 
 
