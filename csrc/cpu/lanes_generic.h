@@ -59,11 +59,22 @@ static inline Header load_header(const Job& job, const std::uint8_t* header) {
     return h;
 }
 
-// Code minus zero of row r, place i of a block.
-static inline int code_at(const Job& job, const std::uint8_t* codes, int r, int i) {
+// Unpacks a block's codes minus zero, row by row; `to` has places for the block's padding.
+static inline void unpack(const Job& job, const Block& block, const std::uint8_t* codes,
+                          std::int16_t (&to)[kPanelRows][kBlockLength]) {
     const int zero = code_zero(job.bits, job.offset);
-    if (job.bits == 8) return codes[kStepBytes * (i / 4) + 4 * r + i % 4] - zero;
-    return (codes[kStepBytes * (i / 8) + 4 * r + i % 4] >> (i % 8 < 4 ? 0 : 4) & 0x0F) - zero;
+    const auto minus_zero = [zero](int code) { return static_cast<std::int16_t>(code - zero); };
+    for (int j = 0; j < block.steps; ++j, codes += kStepBytes)
+        for (int r = 0; r < kPanelRows; ++r)
+            for (int c = 0; c < 4; ++c) {
+                const std::uint8_t code = codes[4 * r + c];
+                if (job.bits == 8) {
+                    to[r][4 * j + c] = minus_zero(code);
+                } else {
+                    to[r][8 * j + c] = minus_zero(code & 0x0F);
+                    to[r][8 * j + 4 + c] = minus_zero(code >> 4);
+                }
+            }
 }
 
 static inline void store(const Job& job, std::int64_t panel, std::int64_t row_begin,

@@ -22,16 +22,16 @@ void prepare(const Job& job, std::int64_t row_begin, std::int64_t row_end) {
 
 void gemm(const Job& job, std::int64_t panel, std::int64_t row_begin, std::int64_t row_end) {
     float y[kTileRows][kPanelRows] = {};
+    std::int16_t codes[kPanelRows][kBlockLength];
     float w[kBlockLength][kPanelRows];
     for (std::int64_t b = 0; b < job.n_blocks; ++b) {
         const Block& block = job.blocks[b];
         const std::uint8_t* const base = job.panels + panel * job.panel_bytes;
         const Header header = load_header(job, base + block.header);
+        unpack(job, block, base + block.codes, codes);
         for (int i = 0; i < block.length; ++i)
             for (int r = 0; r < kPanelRows; ++r)
-                w[i][r] =
-                    header.scale[r] * static_cast<float>(code_at(job, base + block.codes, r, i)) +
-                    header.offset[r];
+                w[i][r] = header.scale[r] * static_cast<float>(codes[r][i]) + header.offset[r];
         for (std::int64_t row = row_begin; row < row_end; ++row) {
             const float* const x = static_cast<const float*>(job.values) +
                                    block.k_padded * job.rows + row * block.padded;

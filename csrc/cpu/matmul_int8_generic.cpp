@@ -14,7 +14,7 @@ constexpr std::uint32_t kRounderBits = 0x4B400000u;
 // Activations below this count as 0: 127 / amax must stay finite.
 constexpr float kSmallest = 1e-30f;
 
-// No starts: code_at() takes the zero off.
+// No starts: unpack() takes the zero off.
 void prepare(const Job& job, std::int64_t row_begin, std::int64_t row_end) {
     for (std::int64_t row = row_begin; row < row_end; ++row)
         for (std::int64_t b = 0; b < job.n_blocks; ++b) {
@@ -48,9 +48,7 @@ void gemm(const Job& job, std::int64_t panel, std::int64_t row_begin, std::int64
         const Block& block = job.blocks[b];
         const std::uint8_t* const base = job.panels + panel * job.panel_bytes;
         const Header header = load_header(job, base + block.header);
-        for (int r = 0; r < kPanelRows; ++r)
-            for (int i = 0; i < block.length; ++i)
-                w[r][i] = static_cast<std::int16_t>(code_at(job, base + block.codes, r, i));
+        unpack(job, block, base + block.codes, w);
         for (std::int64_t row = row_begin; row < row_end; ++row) {
             const auto* const from = static_cast<const std::int8_t*>(job.values) +
                                      block.k_padded * job.rows + row * block.padded;
