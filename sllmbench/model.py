@@ -16,9 +16,11 @@ from sllmbench.checkpoints.base import Progress, silent
 from sllmbench.errors import InputError
 from sllmbench.paths import Arithmetic, KernelUse, Path, PathLinear
 from sllmbench.paths.native import NativeLinear
-from sllmbench.paths.torch_float import TorchLinear, float_tensor
+from sllmbench.paths.torch_float import TorchFloatPath, TorchLinear, float_tensor
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from sllmbench.checkpoints.base import Checkpoint
 
 
@@ -141,15 +143,31 @@ def describe(net: Any) -> ModelFacts:
     )
 
 
+def required_tensors(checkpoint: Checkpoint, path_names: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of the tensors that loading reads, without reading any.
+
+    Raises:
+        InputError: transformers has no causal language model for the configuration; the checkpoint
+            lacks a tensor of it or has one of another shape; or a path cannot quantise the model.
+    """
+    net = _skeleton(checkpoint)
+    for name in path_names:
+        _check_layers(checkpoint, paths.resolve(name), net)
+    return _check_tensors(checkpoint, net)
+
+
 def estimate_bytes(checkpoint: Checkpoint, path: str) -> int:
     """Bytes of weights that ``path`` will hold in memory, from the tensors' shapes alone."""
     chosen = paths.resolve(path)
+    shapes = checkpoint.shapes()
+    float_bits = 8 * getattr(torch, chosen.float_type).itemsize
     bits = 0.0
-    for name, shape in checkpoint.shapes().items():
-        if len(shape) != 2:
-            bits += 32 * prod(shape)
-        elif "embed" in name or "lm_head" in name:
+    for name, shape in shapes.items():
+        is_head = "lm_head" in name or ("embed" in name and "lm_head.weight" not in shapes)
+        if is_head and len(shape) == 2:
             bits += chosen.head_bits_per_weight(shape[1]) * prod(shape)
+        elif "embed" in name or len(shape) != 2:
+            bits += float_bits * prod(shape)
         else:
             bits += chosen.bits_per_weight(shape[1]) * prod(shape)
     return int(bits / 8)
@@ -160,10 +178,65 @@ def _skeleton(checkpoint: Checkpoint) -> Any:
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 
+    config = checkpoint.config()
+    auto: Any = AutoModelForCausalLM
     # Buffers are made for real: rotary tables are computed in constructors, not read from files.
-    with init_empty_weights(include_buffers=False):
-        net: Any = AutoModelForCausalLM
-        return net.from_config(checkpoint.config())
+    try:
+        with init_empty_weights(include_buffers=False):
+            net = auto.from_config(config)
+    except (ValueError, TypeError, AttributeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{checkpoint.name} is no causal language model: {reason}") from error
+    if net.get_output_embeddings() is None:
+        raise InputError(f"{checkpoint.name}: the model has no output layer to run")
+    return net
+
+
+def _check_tensors(checkpoint: Checkpoint, net: Any) -> tuple[str, ...]:
+    """The tensors that a skeleton needs, each in the checkpoint and of the shape it asks for."""
+    shapes = checkpoint.shapes()
+    tied_head = f"{_name_of(net, net.get_output_embeddings())}.weight" if _is_tied(net) else None
+    wanted = {
+        name: list(parameter.shape)
+        for name, parameter in net.named_parameters(remove_duplicate=False)
+        if name != tied_head
+    }
+    for name, shape in wanted.items():
+        if name not in shapes:
+            raise InputError(f"{checkpoint.name} lacks the tensor {name}")
+        if list(shapes[name]) != shape:
+            raise InputError(
+                f"{checkpoint.name}: {name} is {list(shapes[name])}, "
+                f"but its configuration asks for {shape}"
+            )
+    return tuple(wanted)
+
+
+def _check_layers(checkpoint: Checkpoint, path: Path, net: Any) -> None:
+    """Refuse to call a model quantised whose matrices are not where a path would find them."""
+    if isinstance(path, TorchFloatPath):
+        return
+    reached = {
+        id(parameter)
+        for part in net.modules()
+        if isinstance(part, nn.Linear | nn.Embedding)
+        for parameter in part.parameters(recurse=False)
+    }
+    for name, parameter in net.named_parameters():
+        if parameter.ndim > 1 and id(parameter) not in reached:
+            raise InputError(
+                f"path {path.name} cannot run {checkpoint.name}: {name} is not in a linear layer, "
+                "so it would stay in float; the float paths can run it"
+            )
+
+
+def _is_tied(net: Any) -> bool:
+    return bool(net.config.get_text_config().tie_word_embeddings)
+
+
+def _name_of(net: Any, wanted: nn.Module) -> str:
+    names: dict[int, str] = {id(part): name for name, part in net.named_modules()}
+    return names[id(wanted)]
 
 
 class _Loader:
@@ -175,9 +248,10 @@ class _Loader:
         self.net = net
         self.progress = progress
         self.float_type: torch.dtype = getattr(torch, path.float_type)
-        self.shapes = checkpoint.shapes()
 
     def fill(self) -> None:
+        _check_tensors(self.checkpoint, self.net)
+        _check_layers(self.checkpoint, self.path, self.net)
         head = self.net.get_output_embeddings()
         linears = [
             (name, part)
@@ -187,52 +261,31 @@ class _Loader:
         self._fill_head()
         for done, (name, linear) in enumerate(linears):
             self.progress(f"loading {self.path.name}", done / len(linears))
-            weight = self._checked(f"{name}.weight", linear.weight)
-            self._replace(name, self.path.linear(self.checkpoint, weight, self._bias(name, linear)))
+            bias = self._bias(name, linear)
+            self._replace(name, self.path.linear(self.checkpoint, f"{name}.weight", bias))
         for name, parameter in list(self.net.named_parameters()):
             if parameter.is_meta:
-                self._set(name, self._float(self._checked(name, parameter)))
+                self._set(name, self._float(name))
 
     def _fill_head(self) -> None:
         """Make the output layer, and the embedding where the two are one tensor."""
-        name, head = self._named(self.net.get_output_embeddings())
-        embedding_name, embedding = self._named(self.net.get_input_embeddings())
-        tied = bool(self.net.config.get_text_config().tie_word_embeddings)
-        source = f"{embedding_name}.weight" if tied else f"{name}.weight"
-        weight = self._checked(source, head.weight)
-        layer = self.path.lm_head(self.checkpoint, weight, self._bias(name, head))
+        head, embedding = self.net.get_output_embeddings(), self.net.get_input_embeddings()
+        name, embedding_name = _name_of(self.net, head), _name_of(self.net, embedding)
+        source = embedding_name if _is_tied(self.net) else name
+        layer = self.path.lm_head(self.checkpoint, f"{source}.weight", self._bias(name, head))
         self._replace(name, layer)
-        if not tied:
+        if not _is_tied(self.net):
             return
         if isinstance(layer, NativeLinear):
             self._replace(embedding_name, TiedEmbedding(layer, embedding, self.float_type))
         else:
             embedding.weight = layer.weight
 
-    def _named(self, wanted: nn.Module) -> tuple[str, Any]:
-        for name, part in self.net.named_modules():
-            if part is wanted:
-                return name, part
-        raise InputError(f"{self.checkpoint.name}: the model has no output layer to run")
-
     def _bias(self, name: str, linear: Any) -> torch.Tensor | None:
-        if linear.bias is None:
-            return None
-        return self._float(self._checked(f"{name}.bias", linear.bias))
+        return None if linear.bias is None else self._float(f"{name}.bias")
 
     def _float(self, name: str) -> torch.Tensor:
         return float_tensor(self.checkpoint, name, self.path.float_type)
-
-    def _checked(self, name: str, expected: torch.Tensor) -> str:
-        shape = self.shapes.get(name)
-        if shape is None:
-            raise InputError(f"{self.checkpoint.name} lacks the tensor {name}")
-        if tuple(shape) != tuple(expected.shape):
-            raise InputError(
-                f"{self.checkpoint.name}: {name} is {list(shape)}, "
-                f"but its configuration asks for {list(expected.shape)}"
-            )
-        return name
 
     def _replace(self, name: str, layer: nn.Module) -> None:
         owner, _, attribute = name.rpartition(".")

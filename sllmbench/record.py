@@ -52,6 +52,8 @@ class Samples(_Frozen):
     """Inter-token latencies of each repetition's request, n_gen - 1 of them."""
     decode_ns: tuple[int, ...] = ()
     """n_gen decode steps from an empty cache, as llama-bench's tg test times them."""
+    energy_j: tuple[float, ...] = ()
+    """Joules of each of those decodes; empty where one of them has no figure."""
 
 
 class Quality(_Frozen):
@@ -72,6 +74,8 @@ class Quality(_Frozen):
     top1_agreement: float | None
     top1_agreement_stderr: float | None
     kl_n_tokens: int | None
+    kl_reason: str | None = None
+    """Why there is no divergence."""
 
 
 class MachineFacts(_Frozen):

@@ -141,6 +141,7 @@ def test_quality_is_against_the_reference(result: RunResult, text: Path) -> None
     assert fp32.quality.text == text.name
     assert int8.quality is not None
     assert int8.quality.reference_path == "fp32"
+    assert int8.quality.kl_reason is None
     assert int8.kl_divergence is not None
     assert 0 < int8.kl_divergence < 0.1
     assert int8.perplexity != fp32.perplexity
@@ -274,13 +275,14 @@ def test_kill_in_mid_run_keeps_finished_paths_and_the_next_run_works(
         assert [r.path for r in opened.records()] == ["fp32", "int8"]
 
 
-def test_ctrl_c_prints_and_stores_what_was_measured(
-    tiny_llama: Path, text: Path, tmp_path: Path
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_an_early_end_prints_and_stores_what_was_measured(
+    tiny_llama: Path, text: Path, tmp_path: Path, ending: signal.Signals
 ) -> None:
     store = tmp_path / "s.sqlite"
     with start_run(tiny_llama, text, store, "fp32", "int8") as process:
         wait_for(process, "int8: quality")
-        os.kill(process.pid, signal.SIGINT)
+        os.kill(process.pid, ending)
         output, errors = process.communicate()
     assert process.returncode == 130, errors
     whole = json.loads(output)

@@ -10,7 +10,7 @@ import torch
 from sllmbench import load_model
 from sllmbench.checkpoints import open_checkpoint
 from sllmbench.errors import InputError
-from sllmbench.model import TiedEmbedding, describe, estimate_bytes
+from sllmbench.model import TiedEmbedding, describe, estimate_bytes, required_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,9 +120,12 @@ def test_it_generates(tiny_llama: Path) -> None:
     assert out.shape == (1, 9)
 
 
+@pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("path", ["fp32", "bf16", "int8", "int4-g32", "unfused-int4"])
-def test_the_estimate_is_near_what_is_held(tiny_llama: Path, path: str) -> None:
-    checkpoint = open_checkpoint(str(tiny_llama))
+def test_the_estimate_is_near_what_is_held(
+    make_llama: Callable[..., Path], path: str, tied: bool
+) -> None:
+    checkpoint = open_checkpoint(str(make_llama(tied=tied)))
     held = describe(load_model(checkpoint, path)).weights_bytes
     assert 0.7 * held < estimate_bytes(checkpoint, path) < 1.3 * held
 
@@ -155,6 +158,44 @@ def test_a_missing_tensor_and_a_wrong_shape_are_named(make_llama: Callable[..., 
     save_file(tensors | {norm: torch.ones(95)}, folder / "model.safetensors")
     with pytest.raises(InputError, match=r"model\.norm\.weight is \[95\].*asks for \[96\]"):
         load_model(str(folder))
+
+
+def test_a_model_whose_matrices_are_in_no_linear_layer_is_not_called_quantised(
+    tmp_path: Path,
+) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(vocab_size=64, n_positions=32, n_embd=32, n_layer=1, n_head=2)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"c_attn\.weight is not in a linear layer"):
+        load_model(str(tmp_path), "int4-g32")
+    ids = torch.arange(8)[None]
+    with torch.inference_mode():
+        reference = GPT2LMHeadModel.from_pretrained(tmp_path).eval()(ids).logits
+        assert torch.equal(load_model(str(tmp_path), "fp32")(ids).logits, reference)
+
+
+def test_a_model_that_is_no_causal_language_model_is_refused_in_one_line(tmp_path: Path) -> None:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    config = T5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    T5ForConditionalGeneration(config).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="is no causal language model") as caught:
+        required_tensors(open_checkpoint(str(tmp_path)), ["fp32"])
+    assert "\n" not in str(caught.value)
+
+
+def test_what_loading_reads_is_known_without_reading(make_llama: Callable[..., Path]) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = make_llama(tied=True)
+    tensors = load_file(folder / "model.safetensors")
+    extra = {"model.position_ids": torch.arange(4)}
+    save_file(tensors | extra, folder / "model.safetensors")
+    checkpoint = open_checkpoint(str(folder))
+    assert set(required_tensors(checkpoint, ["int8"])) == set(tensors)
+    with torch.inference_mode():
+        load_model(checkpoint, "int8")(IDS)
 
 
 def test_zero_threads_are_refused(tiny_llama: Path) -> None:

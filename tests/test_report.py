@@ -197,6 +197,29 @@ def test_pareto_by_brute_force(points: list[tuple[int, int | None, int | None]])
     assert report.pareto(records) == [path for path in costs if path in frontier]
 
 
+def test_a_difference_within_noise_costs_no_mark() -> None:
+    def row(path: str, tps: tuple[float, float, float], rss: int, perplexity: float) -> Record:
+        low, median, high = tps
+        return FP32.model_copy(
+            update={
+                "path": path,
+                "decode_tps": Interval(median=median, low=low, high=high),
+                "peak_rss_bytes": rss,
+                "perplexity": perplexity,
+            }
+        )
+
+    ahead = row("ahead", (95, 101, 107), 950, 31.9)
+    behind = row("behind", (94, 100, 106), 1000, 32.0)
+    assert report.pareto([ahead, behind]) == ["ahead", "behind"]
+    for clearly in (
+        row("faster", (107, 110, 112), 950, 31.9),
+        row("leaner", (95, 101, 107), 850, 31.9),
+        row("better", (95, 101, 107), 950, 31.0),
+    ):
+        assert report.pareto([clearly, behind]) == [clearly.path]
+
+
 def test_pareto_rows_are_marked_and_explained() -> None:
     best = report.pareto(RECORDS)
     assert 0 < len(best) < len(RECORDS)

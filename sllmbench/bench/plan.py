@@ -13,7 +13,7 @@ from sllmbench.checkpoints import open_checkpoint
 from sllmbench.checkpoints.base import Progress, silent
 from sllmbench.checkpoints.random import RandomCheckpoint
 from sllmbench.errors import InputError
-from sllmbench.model import estimate_bytes
+from sllmbench.model import estimate_bytes, required_tensors
 from sllmbench.paths import Arithmetic
 
 if TYPE_CHECKING:
@@ -145,13 +145,14 @@ def make_plan(
         generator = random.Random(seed)
         prompt_ids = tuple(generator.randrange(config.vocab_size) for _ in range(n_prompt))
         eval_ids = ()
+    tensors = required_tensors(checkpoint, chosen)
     needs = {name: estimate_bytes(checkpoint, name) + _PROCESS_BYTES for name in chosen}
     # Of a wave's paths one runs at a time, so one at most needs room to work in.
     workspace = _working_bytes(checkpoint) + (_QUALITY_BYTES if eval_ids else 0)
     ordered = sorted(chosen, key=lambda name: name != reference_path)
     waves = split_into_waves({name: needs[name] for name in ordered}, workspace, available_bytes)
     if not isinstance(checkpoint, RandomCheckpoint):  # whose weights are made, not read
-        _read_through(checkpoint, progress)
+        _read_through(checkpoint, tensors, progress)
     return Plan(
         model=model,
         provenance=checkpoint.provenance,
@@ -219,11 +220,12 @@ def _runnable(checkpoint: Checkpoint, names: Sequence[str] | None) -> tuple[str,
     return tuple(names)
 
 
-def _read_through(checkpoint: Checkpoint, progress: Progress) -> None:
+def _read_through(checkpoint: Checkpoint, tensors: Sequence[str], progress: Progress) -> None:
     """Read every weight once: bad ones are found, and every load is then timed from page cache."""
     shapes = checkpoint.shapes()
-    for done, (name, shape) in enumerate(shapes.items()):
-        progress("reading the weights", done / len(shapes))
+    for done, name in enumerate(tensors):
+        shape = shapes[name]
+        progress("reading the weights", done / len(tensors))
         step = max(1, _READ_BYTES // (4 * prod(shape[1:])))
         for start in range(0, shape[0], step):
             checkpoint.rows(name, start, min(start + step, shape[0]))

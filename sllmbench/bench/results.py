@@ -108,6 +108,7 @@ class Recorder:
                 ttft_ns=tuple(row["ttft_ns"] for row in rows),
                 itl_ns=itl_ns,
                 decode_ns=tuple(row["decode_ns"] for row in rows),
+                energy_j=_joules(rows) or (),
             ),
         )
 
@@ -116,10 +117,17 @@ def _per_second(tokens: int, durations_ns: list[int]) -> Interval:
     return median_interval([tokens * 1e9 / duration for duration in durations_ns])
 
 
+def _joules(rows: list[dict[str, Any]]) -> tuple[float, ...] | None:
+    """Each repetition's joules, None where one has no figure."""
+    joules = tuple(row["energy_j"] for row in rows)
+    return None if None in joules else joules
+
+
 def _energy(rows: list[dict[str, Any]], n_gen: int) -> dict[str, Any]:
     """The decodes' energy; a repetition without a figure leaves the sum without one."""
     missing = next((row["energy_reason"] for row in rows if row["energy_j"] is None), None)
-    energy_j = None if missing else sum(row["energy_j"] for row in rows)
+    joules = _joules(rows)
+    energy_j = None if joules is None else sum(joules)
     return {
         "energy_j": energy_j,
         "energy_j_per_token": None if energy_j is None else energy_j / (len(rows) * n_gen),

@@ -129,6 +129,10 @@ class Session:
                 reference=trial.shared_file if self._has_log_probs else None,
             )
         self._has_log_probs = self._has_log_probs or is_reference
+        if is_reference:
+            reply["kl_reason"] = "this path is the reference"
+        elif reply["kl_divergence"] is None:
+            reply["kl_reason"] = f"the reference path {self._plan.reference} did not finish"
         return Quality.model_validate(reply)
 
     def _keep(

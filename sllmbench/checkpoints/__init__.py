@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os.path
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,8 @@ def open_checkpoint(model: str, progress: Progress = silent) -> Checkpoint:
             raise InputError(_unknown(model))
         return RandomCheckpoint(model.removeprefix("random:"))
     path = Path(model).expanduser()
-    if model and path.exists():
+    # os.path: pathlib's exists raises on a name too long to be one.
+    if model and os.path.exists(path):
         return _open_path(path, model, progress)
     if model.endswith(".gguf") or model.startswith(("/", "./", "../", "~")):
         raise InputError(f"{model} does not exist")

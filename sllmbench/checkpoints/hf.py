@@ -117,12 +117,12 @@ class FolderCheckpoint(Checkpoint):
         try:
             config = json.loads(file.read_text("utf-8"))
             quantised = config.get("quantization_config")
+            method = quantised.get("quant_method", "some method") if quantised else None
         except FileNotFoundError as error:
             raise InputError(f"{self._folder} holds no config.json: it is no checkpoint") from error
         except (OSError, ValueError, AttributeError) as error:
             raise InputError(f"cannot read {file}: {error}") from error
-        if quantised:
-            method = quantised.get("quant_method", "some method")
+        if method is not None:
             raise InputError(
                 f"{self.name} is quantised already ({method}); give the float checkpoint it was "
                 "made from, or a .gguf file"

@@ -7,6 +7,7 @@ inside the commands, so that ``--help`` answers at once.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from contextlib import contextmanager
 from enum import StrEnum
@@ -68,6 +69,11 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a sign must not lose a measurement.
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        # A scheduler's time limit or a dropped connection must not lose a measurement either;
+        # what nohup ignores stays ignored.
+        if signal.getsignal(ending) == signal.SIG_DFL:
+            signal.signal(ending, signal.default_int_handler)
     try:
         app()
     except InputError as error:
@@ -283,11 +289,13 @@ def _progress() -> Iterator[Progress]:
         TaskProgressColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bars:
+    # No thread that repaints: it would take its share of the cores that are being timed.
+    with Progress(*columns, console=console, transient=True, auto_refresh=False) as bars:
         task = bars.add_task("starting", total=None)
 
         def show(what: str, fraction: float | None) -> None:
             total = None if fraction is None else 1.0
             bars.update(task, description=what, completed=fraction or 0.0, total=total)
+            bars.refresh()
 
         yield show

@@ -205,7 +205,8 @@ class _Comparison:
         if self._reference is None:
             names = ("kl_divergence", "top1_agreement")
             absent = {name: None for base in names for name in (base, f"{base}_stderr")}
-            return {"reference_path": None, "kl_n_tokens": None, **absent}
+            reason = "there was no reference to compare with"
+            return {"reference_path": None, "kl_n_tokens": None, "kl_reason": reason, **absent}
         if not np.isfinite(self._divergence).all():
             raise InputError(
                 f"the divergence from {self._reference.path_name} is infinite: this path rules "

@@ -23,9 +23,7 @@ class TorchLinear(PathLinear):
         float_type = str(weight.dtype).removeprefix("torch.")
         super().__init__(weight.shape[0], weight.shape[1], float_type, bias)
         self.weight = torch.nn.Parameter(weight, requires_grad=False)
-        # torch leaves the choice to MKL or oneDNN; what it reports is the level it dispatches at.
-        isa = torch.backends.cpu.get_cpu_capability().lower()
-        self._use = KernelUse("torch.linear", isa, float_type, float_type)
+        self._use = KernelUse("torch.linear", torch_isa(), float_type, float_type)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply [..., in_features] → [..., out_features]."""
@@ -36,6 +34,15 @@ class TorchLinear(PathLinear):
     def stored_bytes(self) -> int:
         """Bytes of the weight."""
         return self.weight.nbytes
+
+
+def torch_isa() -> str:
+    """Name the level that torch's own operators dispatch at, as ``aten:avx512``.
+
+    It is not proof of what multiplied: MKL and oneDNN, which torch hands matrices to, choose for
+    themselves and do not say.
+    """
+    return f"aten:{torch.backends.cpu.get_cpu_capability().lower()}"
 
 
 def float_tensor(checkpoint: Checkpoint, name: str, float_type: FloatType) -> torch.Tensor:

@@ -10,7 +10,7 @@ from sllmbench.errors import InputError
 from sllmbench.formats import unpack_nibbles
 from sllmbench.paths.base import KernelUse, Path, PathLinear
 from sllmbench.paths.native import quantized_tensor
-from sllmbench.paths.torch_float import TorchLinear, float_tensor
+from sllmbench.paths.torch_float import TorchLinear, float_tensor, torch_isa
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,8 +33,7 @@ class Int4PackLinear(PathLinear):
         scales = torch.from_numpy(weight.scales).T.bfloat16()
         self._scales_zeros = torch.stack((scales, torch.zeros_like(scales)), dim=-1).contiguous()
         self._group = weight.format.group_length(weight.k)
-        isa = torch.backends.cpu.get_cpu_capability().lower()
-        self._use = KernelUse("torch.int4pack_mm", isa, "bfloat16", self.format)
+        self._use = KernelUse("torch.int4pack_mm", torch_isa(), "bfloat16", self.format)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply [..., in_features] → [..., out_features]."""

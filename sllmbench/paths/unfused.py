@@ -1,8 +1,9 @@
 """unfused-int4: expand the weight in memory, then multiply, as the slow GPTQ kernels do.
 
-It is here to be measured: per call it writes and reads the whole weight again as float32, about
-0.5 + 4 + 4 bytes a weight where a fused kernel reads 0.5, which is how 4-bit models end up slower
-than the float ones they were made from.
+It is here to be measured: this is how 4-bit models end up slower than the float ones they were made
+from. A fused kernel reads half a byte a weight. This one writes 18 at every call, and reads most of
+them again: shifted nibbles, their floats, the zero taken off, repeated scales, the product; one
+operator after the other, as auto-gptq's torch path does.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch.nn import functional
 
 from sllmbench.paths.base import KernelUse, Path, PathLinear
 from sllmbench.paths.native import quantized_tensor
-from sllmbench.paths.torch_float import TorchLinear, float_tensor
+from sllmbench.paths.torch_float import TorchLinear, float_tensor, torch_isa
 
 if TYPE_CHECKING:
     from sllmbench.checkpoints.base import Checkpoint
@@ -30,8 +31,7 @@ class UnfusedLinear(PathLinear):
         self._codes = torch.from_numpy(weight.codes)
         self._scales = torch.from_numpy(weight.scales)
         self._group = weight.format.group_length(weight.k)
-        isa = torch.backends.cpu.get_cpu_capability().lower()
-        self._use = KernelUse("torch expand + torch.linear", isa, "float32", self.format)
+        self._use = KernelUse("torch expand + torch.linear", torch_isa(), "float32", self.format)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Expand, then multiply [..., in_features] → [..., out_features]."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sllmbench.record import Interval, Record
+
+    _Axis = Callable[[Record], "_Range | None"]
 
 MISSING = "–"
 PARETO_MARK, INCOMPLETE_MARK = "*", "†"
@@ -33,8 +35,9 @@ class Column:
 def pareto(records: Sequence[Record]) -> list[str]:
     """Paths that no other beats in decode speed, peak memory and perplexity at once.
 
-    A path is beaten by one that is at least as good in each and better in one. A quantity that no
-    record has is left out; a record that lacks one which others have is not on the frontier.
+    A path is beaten by one whose figures are at least as good in each and better beyond noise in
+    one: their ranges (see :data:`NOISE`) lie apart. A quantity that no record has is left out; a
+    record that lacks one which others have is not on the frontier.
     """
     used = _axes(records)
     points = {r.path: _point(r, used) for r in records}
@@ -143,33 +146,50 @@ def _paths(records: Sequence[Record]) -> Column:
     return Column(f"{'':<{width}} path", cells, 0)
 
 
-def _speed(record: Record) -> float | None:
-    median = _median(record.decode_tps)
-    return None if median is None else -median
+NOISE = "intervals of tg apart, or 10% less RSS, or 1% less perplexity"
+"""What counts as better beyond noise: resident memory varies from run to run with the allocator."""
 
 
-def _memory(record: Record) -> float | None:
-    return record.peak_rss_bytes
+class _Range(NamedTuple):
+    """A figure, lower being better, and how far noise may have moved it."""
+
+    low: float
+    value: float
+    high: float
 
 
-def _perplexity(record: Record) -> float | None:
-    return record.perplexity
+def _speed(record: Record) -> _Range | None:
+    tps = record.decode_tps
+    if tps is None:
+        return None
+    if tps.low is None or tps.high is None:
+        return _Range(-tps.median, -tps.median, -tps.median)
+    return _Range(-tps.high, -tps.median, -tps.low)
 
 
-def _axes(records: Sequence[Record]) -> list[Callable[[Record], float | None]]:
-    axes = (_speed, _memory, _perplexity)
+def _memory(record: Record) -> _Range | None:
+    value = record.peak_rss_bytes
+    return None if value is None else _Range(0.95 * value, value, 1.05 * value)
+
+
+def _perplexity(record: Record) -> _Range | None:
+    value = record.perplexity
+    return None if value is None else _Range(0.995 * value, value, 1.005 * value)
+
+
+def _axes(records: Sequence[Record]) -> list[_Axis]:
+    axes: tuple[_Axis, ...] = (_speed, _memory, _perplexity)
     return [axis for axis in axes if any(axis(r) is not None for r in records)]
 
 
-def _point(
-    record: Record, axes: Sequence[Callable[[Record], float | None]]
-) -> tuple[float, ...] | None:
+def _point(record: Record, axes: Sequence[_Axis]) -> tuple[_Range, ...] | None:
     values = tuple(value for axis in axes if (value := axis(record)) is not None)
     return values if len(values) == len(axes) else None
 
 
-def _beats(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    return a != b and all(x <= y for x, y in zip(a, b, strict=True))
+def _beats(a: tuple[_Range, ...], b: tuple[_Range, ...]) -> bool:
+    pairs = list(zip(a, b, strict=True))
+    return all(x.value <= y.value for x, y in pairs) and any(x.high < y.low for x, y in pairs)
 
 
 def _of(records: Sequence[Record], path: str) -> Record | None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from sllmbench.report.columns import (
     INCOMPLETE_MARK,
+    NOISE,
     PARETO_MARK,
     number,
     ratio_title,
@@ -49,7 +50,10 @@ def _pareto(records: Sequence[Record]) -> str:
             axes.append(f"{name} (lower)")
         else:
             absent.append(name)
-    text = f"Pareto frontier of {', '.join(axes)}"
+    text = (
+        f"Pareto frontier of {', '.join(axes)}: no other row is as good in all and better in one"
+        f" beyond noise ({NOISE})"
+    )
     if absent:
         text += f"; {' and '.join(absent)} not measured"
     unjudged = without_all_axes(records)
@@ -147,7 +151,8 @@ def _perplexity(measured: Sequence[Quality]) -> str:
 def _divergence(measured: Sequence[Quality]) -> list[str]:
     compared = [quality for quality in measured if quality.kl_divergence is not None]
     if not compared:
-        return []
+        reasons = {quality.kl_reason for quality in measured if quality.kl_reason is not None}
+        return [f"no KL and top-1: {reason}" for reason in sorted(reasons)]
     first = compared[0]
     worst_kl = max(quality.kl_divergence_stderr or 0 for quality in compared)
     worst_top1 = max(quality.top1_agreement_stderr or 0 for quality in compared)
