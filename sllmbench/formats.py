@@ -12,7 +12,7 @@ Weights are [n, k] = [out_features, in_features], as ``torch.nn.Linear`` keeps t
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -122,9 +122,9 @@ class QuantTensor:
     format: QuantFormat
     n: int
     k: int
-    codes: NDArray[np.uint8] | NDArray[np.int8]
-    scales: NDArray[np.float16]
-    offsets: NDArray[np.uint8] | NDArray[np.float16] | None = None
+    codes: NDArray[np.uint8] | NDArray[np.int8] = field(repr=False)
+    scales: NDArray[np.float16] = field(repr=False)
+    offsets: NDArray[np.uint8] | NDArray[np.float16] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Check every array against the format; the kernels trust what passes here."""
