@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -55,6 +56,18 @@ def test_the_checker_sees_one_wrong_code(name: str, arithmetic: str) -> None:
     right = sweep.bounds(x, weight, arithmetic)[0]
     assert sweep.within(sweep.multiply(x, weight, arithmetic)[0], right)
     assert not sweep.within(sweep.multiply(x, wrong, arithmetic)[0], right)
+
+
+@pytest.mark.parametrize("fmt", sweep.FORMATS, ids=lambda fmt: fmt.name)
+@pytest.mark.parametrize(("n", "k"), sweep.EQUAL_SHAPES)
+def test_products_that_must_be_equal_show_one_flipped_bit(fmt: Any, n: int, k: int) -> None:
+    weight, x = sweep.equal_case(fmt, n, k)
+    [right] = sweep.equal_bounds(x, weight)
+    assert sweep.within(sweep.multiply(x, weight, "exact")[0], right)
+    codes = weight.codes.copy()
+    codes[n // 2, codes.shape[1] - 1] ^= 1
+    wrong = replace(weight, codes=codes)
+    assert not sweep.within(sweep.multiply(x, wrong, "exact")[0], right)
 
 
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
