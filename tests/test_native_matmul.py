@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import platform
@@ -125,6 +126,42 @@ def test_nothing_to_multiply() -> None:
         _native.matmul(np.ones((3, 64), np.float32), weight.native, np.empty((3, 0), np.float32))
         == "none"
     )
+
+
+def take_denormals_for_zero() -> None:
+    """Set the calling thread's MXCSR as torch.set_flush_denormal(True) does."""
+    libm = ctypes.CDLL("libm.so.6")
+    environment = (ctypes.c_uint32 * 8)()  # fenv_t; the last word is MXCSR
+    assert libm.fegetenv(environment) == 0
+    environment[7] |= 0x8040
+    assert libm.fesetenv(environment) == 0
+    assert np.uint32([1]).view(np.float32)[0] * np.float32(2**30) == 0
+
+
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or platform.libc_ver()[0] != "glibc", reason="MXCSR"
+)
+@pytest.mark.parametrize("isa", _native.supported_isas())
+@pytest.mark.parametrize("name", ["int4-g32", "q4_1", "int8"])
+def test_subnormal_scales_count_in_a_thread_without_denormals(name: str, isa: str) -> None:
+    weight = sweep.subnormal_scales(sweep.make_weight(parse_format(name), 40, 96))
+    x = sweep.activations(7, 96, 1)[4:]
+    rows = np.arange(weight.n)
+    expected = [sweep.multiply(x, weight, a, isa=isa, threads=1)[0] for a in ARITHMETICS]
+    expected.append(weight.native.dequantize_rows(rows[:8]))
+    assert all(np.count_nonzero(values) for values in expected)
+    results: list[np.ndarray[Any, Any]] = []
+
+    def work() -> None:
+        take_denormals_for_zero()
+        results.extend(sweep.multiply(x, weight, a, isa=isa, threads=1)[0] for a in ARITHMETICS)
+        results.append(weight.native.dequantize_rows(rows[:8]))
+
+    thread = threading.Thread(target=work)  # the setting is a thread's own
+    thread.start()
+    thread.join()
+    for values, right in zip(results, expected, strict=True):
+        np.testing.assert_array_equal(values, right)
 
 
 def test_zeros_multiply_to_zeros() -> None:
