@@ -275,6 +275,56 @@ def test_rows_that_do_not_exist(rows: Any) -> None:
         weight.native.dequantize_rows(array)
 
 
+def test_rows_of_a_misaligned_array() -> None:
+    weight = sweep.make_weight(parse_format("int4-g32"), 40, 64)
+    rows = np.zeros(8 * 20 + 1, np.uint8)[1:].view(np.int64)
+    rows[:] = np.arange(39, 19, -1)
+    np.testing.assert_array_equal(
+        weight.native.dequantize_rows(rows), weight.native.dequantize_rows(rows.copy())
+    )
+    assert weight.native.dequantize_rows(rows[:0]).shape == (0, 64)
+
+
+def packed(n: int, k: int, group_size: int, bits: int = 8) -> _native.PackedWeights:
+    """A symmetric weight of ones; n = 0 takes no memory here however large k is."""
+    return _native.PackedWeights(
+        np.full((n, -(-k // 2)), 0x99, np.uint8) if bits == 4 else np.ones((n, k), np.int8),
+        np.ones((n, -(-k // group_size)), np.float16),
+        None,
+        n=n,
+        k=k,
+        bits=bits,
+        group_size=group_size,
+        offset="symmetric",
+    )
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_group_larger_than_any_row(bits: int) -> None:
+    weight = packed(33, 70, 2**63 - 1, bits)
+    np.testing.assert_array_equal(weight.dequantize_rows(np.arange(33)), 1)
+    out = np.empty((2, 33), np.float32)
+    _native.matmul(np.ones((2, 70), np.float32), weight, out)
+    np.testing.assert_array_equal(out, 70)
+
+
+def test_panels_of_four_gib_and_more_are_refused() -> None:
+    # 128 k of 4 bits take 64 bytes of scales and 16 steps of 128 bytes.
+    groups = (2**32 - 1) // (64 + 16 * 128)
+    assert packed(0, 128 * groups, 128, 4).k == 128 * groups
+    for k, group_size, bits in (
+        (128 * (groups + 1), 128, 4),
+        (2**26, 1, 4),
+        (2**28, 2**63 - 1, 4),
+        (2**27, 2**63 - 1, 8),
+        (2**61, 1, 8),
+        (2**62 + 1, 2**62, 8),
+        (2**63 - 1, 2**63 - 1, 4),
+    ):
+        with pytest.raises(ValueError, match="k is too large: a panel of 32 rows would pass 4 GiB"):
+            packed(0, k, group_size, bits)
+
+
 @pytest.mark.parametrize("fmt", sweep.FORMATS[:11], ids=lambda fmt: fmt.name)
 def test_packed_weights_take_three_percent_more_at_most(fmt: Any) -> None:
     weight = sweep.make_weight(fmt, 2048, 2048)

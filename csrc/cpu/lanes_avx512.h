@@ -77,11 +77,12 @@ ALWAYS_INLINE static inline void load_codes(const std::uint8_t* from, __m512i (&
 ALWAYS_INLINE static inline void store_panel(const Job& job, std::int64_t panel, std::int64_t row,
                                              __m512 low, __m512 high) {
     float* const to = job.out + row * job.n + panel * kPanelRows;
-    const auto width = static_cast<int>(job.n - panel * kPanelRows);
-    if (width >= kPanelRows) {
+    const std::int64_t rest = job.n - panel * kPanelRows;
+    if (rest >= kPanelRows) {
         _mm512_storeu_ps(to, low);
         _mm512_storeu_ps(to + 16, high);
     } else {
+        const auto width = static_cast<int>(rest);
         _mm512_mask_storeu_ps(to, first(width), low);
         _mm512_mask_storeu_ps(to + 16, first(width - 16), high);
     }
