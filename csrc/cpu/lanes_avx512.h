@@ -6,15 +6,11 @@
 #include <immintrin.h>
 
 #include "cpu/kinds.h"
+#include "cpu/lanes.h"
 #include "cpu/matmul.h"
-
-#define ALWAYS_INLINE __attribute__((always_inline))
 
 namespace sllmbench {
 
-static constexpr int kInfinityBits = 0x7F800000;
-// Activations below this count as 0: 127 / amax must stay finite.
-static constexpr float kSmallest = 1e-30f;
 static constexpr int kVectors = kBlockLength / 16;
 // How far the gemvs prefetch ahead, into the next panel too. One row times 8192x2048 int4-g32 from
 // memory, one thread, us: none 405, 1 KB 345, 2 KB 320, 4 KB 305, 8 KB 293; from L3 4 KB and 8 KB
