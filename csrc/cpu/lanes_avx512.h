@@ -13,8 +13,8 @@ namespace sllmbench {
 
 static constexpr int kVectors = kBlockLength / 16;
 // How far the gemvs prefetch ahead, into the next panel too. One row times 8192x2048 int4-g32 from
-// memory, one thread, us: none 405, 1 KB 345, 2 KB 320, 4 KB 305, 8 KB 293; from L3 4 KB and 8 KB
-// are 10% faster than 1 KB.
+// memory, one thread, 10th percentiles in us: int8 0 KB 301, 2 KB 287, 8 KB 272; exact 0 KB 346,
+// 2 KB 346, 8 KB 287.
 static constexpr int kPrefetchBytes = 8192;
 
 static inline __mmask16 first(int count) {
