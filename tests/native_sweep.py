@@ -115,7 +115,7 @@ def subnormal_scales(weight: QuantTensor) -> QuantTensor:
     rng = np.random.default_rng(7)
     magnitudes = rng.integers(0, 1024, weight.scales.shape).astype(np.uint16)
     magnitudes[rng.random(magnitudes.shape) < 0.25] = 0
-    magnitudes |= rng.choice(np.uint16([0, 0x8000]), magnitudes.shape)
+    magnitudes |= rng.choice(np.array([0, 0x8000], np.uint16), magnitudes.shape)
     offsets = weight.offsets
     if weight.format.offset == "minimum":
         offsets = np.ascontiguousarray(magnitudes[::-1]).view(np.float16)
@@ -132,13 +132,13 @@ def equal_case(fmt: QuantFormat, n: int, k: int) -> tuple[QuantTensor, NDArray[n
     rng = np.random.default_rng(11)
     weight = make_weight(fmt, n, k)
     shape = weight.scales.shape
-    scales = rng.choice(np.float16([-2, -1, -0.5, 0.5, 1, 2]), shape)
+    scales = rng.choice(np.array([-2, -1, -0.5, 0.5, 1, 2], np.float16), shape)
     offsets = weight.offsets
     if fmt.offset == "minimum":
         offsets = rng.integers(-8, 9, shape).astype(np.float16)
-    x = rng.choice(np.float32([-3, -2, -1, 1, 2, 3]), (max(EQUAL_ROWS), k))
+    x = rng.choice(np.array([-3, -2, -1, 1, 2, 3], np.float32), (max(EQUAL_ROWS), k))
     for block in blocks(fmt, k):
-        x[:, block.start] = rng.choice(np.float32([-127, 127]), len(x))
+        x[:, block.start] = rng.choice(np.array([-127, 127], np.float32), len(x))
     return replace(weight, scales=scales, offsets=offsets), x
 
 
@@ -260,7 +260,7 @@ def cases() -> Iterator[tuple[str, QuantTensor, NDArray[np.float32], list[int]]]
         n, k = REAL_SHAPE
         yield f"{fmt.name}, {n}x{k}", make_weight(fmt, n, k), activations(128, k, 9), REAL_ROWS
         # Nothing may saturate: largest codes times activations of one size.
-        signs = np.random.default_rng(5).choice(np.float32([-1, 1]), (6, 2100))
+        signs = np.random.default_rng(5).choice(np.array([-1, 1], np.float32), (6, 2100))
         extreme = make_weight(fmt, 40, 2100, extreme=True)
         yield f"{fmt.name}, extreme values", extreme, signs, [1, 4, 6]
         # ... and without cancelling, which hides an overflow.

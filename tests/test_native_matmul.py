@@ -135,7 +135,7 @@ def take_denormals_for_zero() -> None:
     assert libm.fegetenv(environment) == 0
     environment[7] |= 0x8040
     assert libm.fesetenv(environment) == 0
-    assert np.uint32([1]).view(np.float32)[0] * np.float32(2**30) == 0
+    assert np.array([1], np.uint32).view(np.float32)[0] * np.float32(2**30) == 0
 
 
 @pytest.mark.skipif(
