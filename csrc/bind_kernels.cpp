@@ -3,8 +3,11 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <cstdint>
+#include <cstring>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "bind.h"
 #include "cpu/isa.h"
@@ -89,7 +92,7 @@ PackedWeights pack(const py::array& codes, const py::array& scales,
         throw py::value_error("8-bit weights must be symmetric, not " + offset_name);
     const std::int64_t groups = (k - 1) / group_size + 1;
     if (bits == 4)
-        check_array<std::uint8_t>("codes", "uint8", codes, {n, (k + 1) / 2});
+        check_array<std::uint8_t>("codes", "uint8", codes, {n, k / 2 + k % 2});
     else
         check_array<std::int8_t>("codes", "int8", codes, {n, k});
     check_array<Half>("scales", "float16", scales, {n, groups});
@@ -117,10 +120,12 @@ py::array dequantize_rows(const PackedWeights& weights, const py::array& rows) {
         throw py::value_error("rows must be a C-contiguous int64 [count], not " + describe(rows));
     const std::int64_t count = rows.shape(0);
     check_array<std::int64_t>("rows", "int64", rows, {count});
-    const auto* const row = static_cast<const std::int64_t*>(rows.data());
-    for (std::int64_t i = 0; i < count; ++i)
-        if (row[i] < 0 || row[i] >= weights.n())
-            throw py::value_error("row " + std::to_string(row[i]) + " is not in 0.." +
+    // A copy: the array may be misaligned, and others may write to it once the GIL is released.
+    std::vector<std::int64_t> row(static_cast<std::size_t>(count));
+    if (count > 0) std::memcpy(row.data(), rows.data(), row.size() * sizeof row[0]);
+    for (const std::int64_t r : row)
+        if (r < 0 || r >= weights.n())
+            throw py::value_error("row " + std::to_string(r) + " is not in 0.." +
                                   std::to_string(weights.n() - 1));
     py::array_t<float> out({count, weights.k()});
     float* const to = out.mutable_data();
@@ -128,7 +133,7 @@ py::array dequantize_rows(const PackedWeights& weights, const py::array& rows) {
     const py::gil_scoped_release released;
     pool_run(count, threads, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t i = begin; i < end; ++i)
-            weights.dequantize_row(row[i], to + i * weights.k());
+            weights.dequantize_row(row[static_cast<std::size_t>(i)], to + i * weights.k());
     });
     return out;
 }

@@ -10,12 +10,16 @@ activation scale:
 - int8, against the activations as quantised (by the same float32 operations in NumPy): blocks are
   exact in int32, so one rounding for each fold: (blocks + 8) u sum |x| T
 - int8, against the true product: the same plus step / 2 for each activation: sum step / 2 |w|
+
+At large k these let one wrong code bit pass, so some products are chosen to come out exactly, and
+must be equal: see equal_case.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -53,6 +57,7 @@ FORMATS = [
 SHAPES = [(1, 1), (3, 5), (33, 77), (31, 129), (77, 1000), (1000, 77), (65, 256)]
 ROWS = [1, 2, 3, 4, 5, 8, 17, 33, 128]
 REAL_SHAPE, REAL_ROWS = (576, 1536), [1, 4, 33, 128]
+EQUAL_SHAPES, EQUAL_ROWS = [(576, 1536), (77, 1000)], [1, 2, 3, 4, 7, 14]
 
 
 class Bounds(NamedTuple):
@@ -95,6 +100,51 @@ def weight_terms(weight: QuantTensor) -> NDArray[np.float64]:
         offsets = np.repeat(weight.offsets.astype(np.float64), length, axis=1)[:, :k]
         terms += np.abs(offsets * scales if fmt.offset == "zero_point" else offsets)
     return terms
+
+
+def constant_weight(fmt: QuantFormat, n: int, k: int, code: int) -> QuantTensor:
+    """Every code the same, offsets 0: nothing cancels, the sums are as large as they can be."""
+    weight = make_weight(fmt, n, k)
+    filled = np.full_like(weight.codes, 17 * code if fmt.bits == 4 else code)
+    offsets = None if weight.offsets is None else np.zeros_like(weight.offsets)
+    return replace(weight, codes=filled, offsets=offsets)
+
+
+def subnormal_scales(weight: QuantTensor) -> QuantTensor:
+    """The weight with scales (and minima) that are subnormal in float16, or 0."""
+    rng = np.random.default_rng(7)
+    magnitudes = rng.integers(0, 1024, weight.scales.shape).astype(np.uint16)
+    magnitudes[rng.random(magnitudes.shape) < 0.25] = 0
+    magnitudes |= rng.choice(np.array([0, 0x8000], np.uint16), magnitudes.shape)
+    offsets = weight.offsets
+    if weight.format.offset == "minimum":
+        offsets = np.ascontiguousarray(magnitudes[::-1]).view(np.float16)
+    return replace(weight, scales=magnitudes.view(np.float16), offsets=offsets)
+
+
+def equal_case(fmt: QuantFormat, n: int, k: int) -> tuple[QuantTensor, NDArray[np.float32]]:
+    """Weights and activations whose product float32 holds exactly, whatever the order of the sums.
+
+    Scales are powers of two, offsets and activations small integers, so every partial sum is a
+    multiple of 1/2 far below 2^23. Every block has an activation of 127 or -127, which makes its
+    int8 step 1.
+    """
+    rng = np.random.default_rng(11)
+    weight = make_weight(fmt, n, k)
+    shape = weight.scales.shape
+    scales = rng.choice(np.array([-2, -1, -0.5, 0.5, 1, 2], np.float16), shape)
+    offsets = weight.offsets
+    if fmt.offset == "minimum":
+        offsets = rng.integers(-8, 9, shape).astype(np.float16)
+    x = rng.choice(np.array([-3, -2, -1, 1, 2, 3], np.float32), (max(EQUAL_ROWS), k))
+    for block in blocks(fmt, k):
+        x[:, block.start] = rng.choice(np.array([-127, 127], np.float32), len(x))
+    return replace(weight, scales=scales, offsets=offsets), x
+
+
+def equal_bounds(x: NDArray[np.float32], weight: QuantTensor) -> list[Bounds]:
+    true = matmul_float64(x, weight)
+    return [Bounds(true, np.zeros_like(true))]
 
 
 def blocks(fmt: QuantFormat, k: int) -> Iterator[slice]:
@@ -172,10 +222,13 @@ def multiply(
 
 
 def check(
-    x: NDArray[np.float32], weight: QuantTensor, arithmetic: str, rows: list[int]
+    x: NDArray[np.float32],
+    weight: QuantTensor,
+    arithmetic: str,
+    rows: list[int],
+    limits: list[Bounds],
 ) -> list[int]:
     """Multiply the first m rows of x for each m of ``rows``; return the m that failed."""
-    limits = bounds(x, weight, arithmetic)
     failed = []
     for m in rows:
         out, kernel = multiply(x[:m], weight, arithmetic)
@@ -207,9 +260,17 @@ def cases() -> Iterator[tuple[str, QuantTensor, NDArray[np.float32], list[int]]]
         n, k = REAL_SHAPE
         yield f"{fmt.name}, {n}x{k}", make_weight(fmt, n, k), activations(128, k, 9), REAL_ROWS
         # Nothing may saturate: largest codes times activations of one size.
-        signs = np.random.default_rng(5).choice(np.float32([-1, 1]), (6, 2100))
+        signs = np.random.default_rng(5).choice(np.array([-1, 1], np.float32), (6, 2100))
         extreme = make_weight(fmt, 40, 2100, extreme=True)
         yield f"{fmt.name}, extreme values", extreme, signs, [1, 4, 6]
+        # ... and without cancelling, which hides an overflow.
+        for code in (15,) if fmt.bits == 4 else (127, -128):
+            for sign in (1, -1):
+                full = constant_weight(fmt, 40, 2100, code)
+                name = f"{fmt.name}, every code {code} times {sign}"
+                yield name, full, np.full((6, 2100), sign, np.float32), [1, 2, 3, 4, 6]
+        name = f"{fmt.name}, subnormal scales"
+        yield name, subnormal_scales(make_weight(fmt, 77, 300)), activations(7, 300, 4), [1, 4, 7]
     # More rows than are prepared at once.
     yield "a long prompt", make_weight(FORMATS[0], 40, 72), activations(515, 72, 3), [512, 513, 515]
 
@@ -218,8 +279,17 @@ def main() -> None:
     done, failed = 0, []
     for name, weight, x, rows in cases():
         for arithmetic in ("exact", "int8"):
-            failed += [f"{name}, {arithmetic}, m={m}" for m in check(x, weight, arithmetic, rows)]
+            limits = bounds(x, weight, arithmetic)
+            wrong = check(x, weight, arithmetic, rows, limits)
+            failed += [f"{name}, {arithmetic}, m={m}" for m in wrong]
             done += len(rows)
+    for fmt in FORMATS:
+        for n, k in EQUAL_SHAPES:
+            weight, x = equal_case(fmt, n, k)
+            for arithmetic in ("exact", "int8"):
+                wrong = check(x, weight, arithmetic, EQUAL_ROWS, equal_bounds(x, weight))
+                failed += [f"{fmt.name}, {n}x{k} to equal, {arithmetic}, m={m}" for m in wrong]
+                done += len(EQUAL_ROWS)
     json.dump({"isa": _native.active_isa(), "done": done, "failed": failed}, sys.stdout)
 
 

@@ -153,6 +153,41 @@ def test_probes_refuse(call_probe: object, message: str) -> None:
         call_probe()
 
 
+CROWD = """
+import resource
+from sllmbench import _native
+pages = int(open("/proc/self/statm").read().split()[0])
+limit = pages * resource.getpagesize() + (64 << 20)
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+for probe in (
+    lambda: _native.peak_gops("fp32", "generic", 512, 0.01),
+    lambda: _native.read_bandwidth_gbs(512 << 12, 512, 0.01),
+):
+    try:
+        probe()
+    except RuntimeError as error:
+        print(error)
+print(_native.peak_gops("fp32", "generic", 2, 0.01) > 0)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS")
+def test_probes_say_when_a_thread_cannot_start() -> None:
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", CROWD],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    *errors, again = result.stdout.splitlines()
+    assert [error.split(":")[0].split()[:3] for error in errors] == [
+        ["cannot", "start", "thread"]
+    ] * 2
+    assert again == "True"
+
+
 def parameters(definition: ast.FunctionDef) -> list[tuple[str, str, str | None]]:
     """Each parameter's kind, name and default, `self` left out."""
     a = definition.args

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import platform
@@ -7,6 +8,7 @@ import runpy
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -55,6 +57,18 @@ def test_the_checker_sees_one_wrong_code(name: str, arithmetic: str) -> None:
     right = sweep.bounds(x, weight, arithmetic)[0]
     assert sweep.within(sweep.multiply(x, weight, arithmetic)[0], right)
     assert not sweep.within(sweep.multiply(x, wrong, arithmetic)[0], right)
+
+
+@pytest.mark.parametrize("fmt", sweep.FORMATS, ids=lambda fmt: fmt.name)
+@pytest.mark.parametrize(("n", "k"), sweep.EQUAL_SHAPES)
+def test_products_that_must_be_equal_show_one_flipped_bit(fmt: Any, n: int, k: int) -> None:
+    weight, x = sweep.equal_case(fmt, n, k)
+    [right] = sweep.equal_bounds(x, weight)
+    assert sweep.within(sweep.multiply(x, weight, "exact")[0], right)
+    codes = weight.codes.copy()
+    codes[n // 2, codes.shape[1] - 1] ^= 1
+    wrong = replace(weight, codes=codes)
+    assert not sweep.within(sweep.multiply(x, wrong, "exact")[0], right)
 
 
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
@@ -112,6 +126,42 @@ def test_nothing_to_multiply() -> None:
         _native.matmul(np.ones((3, 64), np.float32), weight.native, np.empty((3, 0), np.float32))
         == "none"
     )
+
+
+def take_denormals_for_zero() -> None:
+    """Set the calling thread's MXCSR as torch.set_flush_denormal(True) does."""
+    libm = ctypes.CDLL("libm.so.6")
+    environment = (ctypes.c_uint32 * 8)()  # fenv_t; the last word is MXCSR
+    assert libm.fegetenv(environment) == 0
+    environment[7] |= 0x8040
+    assert libm.fesetenv(environment) == 0
+    assert np.array([1], np.uint32).view(np.float32)[0] * np.float32(2**30) == 0
+
+
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or platform.libc_ver()[0] != "glibc", reason="MXCSR"
+)
+@pytest.mark.parametrize("isa", _native.supported_isas())
+@pytest.mark.parametrize("name", ["int4-g32", "q4_1", "int8"])
+def test_subnormal_scales_count_in_a_thread_without_denormals(name: str, isa: str) -> None:
+    weight = sweep.subnormal_scales(sweep.make_weight(parse_format(name), 40, 96))
+    x = sweep.activations(7, 96, 1)[4:]
+    rows = np.arange(weight.n)
+    expected = [sweep.multiply(x, weight, a, isa=isa, threads=1)[0] for a in ARITHMETICS]
+    expected.append(weight.native.dequantize_rows(rows[:8]))
+    assert all(np.count_nonzero(values) for values in expected)
+    results: list[np.ndarray[Any, Any]] = []
+
+    def work() -> None:
+        take_denormals_for_zero()
+        results.extend(sweep.multiply(x, weight, a, isa=isa, threads=1)[0] for a in ARITHMETICS)
+        results.append(weight.native.dequantize_rows(rows[:8]))
+
+    thread = threading.Thread(target=work)  # the setting is a thread's own
+    thread.start()
+    thread.join()
+    for values, right in zip(results, expected, strict=True):
+        np.testing.assert_array_equal(values, right)
 
 
 def test_zeros_multiply_to_zeros() -> None:
@@ -223,6 +273,56 @@ def test_rows_that_do_not_exist(rows: Any) -> None:
     array = np.array(rows) if isinstance(rows[0], float) else np.array(rows, np.int64)
     with pytest.raises(ValueError, match=r"row -?\d+ is not in 0..7|rows must be"):
         weight.native.dequantize_rows(array)
+
+
+def test_rows_of_a_misaligned_array() -> None:
+    weight = sweep.make_weight(parse_format("int4-g32"), 40, 64)
+    rows = np.zeros(8 * 20 + 1, np.uint8)[1:].view(np.int64)
+    rows[:] = np.arange(39, 19, -1)
+    np.testing.assert_array_equal(
+        weight.native.dequantize_rows(rows), weight.native.dequantize_rows(rows.copy())
+    )
+    assert weight.native.dequantize_rows(rows[:0]).shape == (0, 64)
+
+
+def packed(n: int, k: int, group_size: int, bits: int = 8) -> _native.PackedWeights:
+    """A symmetric weight of ones; n = 0 takes no memory here however large k is."""
+    return _native.PackedWeights(
+        np.full((n, -(-k // 2)), 0x99, np.uint8) if bits == 4 else np.ones((n, k), np.int8),
+        np.ones((n, -(-k // group_size)), np.float16),
+        None,
+        n=n,
+        k=k,
+        bits=bits,
+        group_size=group_size,
+        offset="symmetric",
+    )
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_group_larger_than_any_row(bits: int) -> None:
+    weight = packed(33, 70, 2**63 - 1, bits)
+    np.testing.assert_array_equal(weight.dequantize_rows(np.arange(33)), 1)
+    out = np.empty((2, 33), np.float32)
+    _native.matmul(np.ones((2, 70), np.float32), weight, out)
+    np.testing.assert_array_equal(out, 70)
+
+
+def test_panels_of_four_gib_and_more_are_refused() -> None:
+    # 128 k of 4 bits take 64 bytes of scales and 16 steps of 128 bytes.
+    groups = (2**32 - 1) // (64 + 16 * 128)
+    assert packed(0, 128 * groups, 128, 4).k == 128 * groups
+    for k, group_size, bits in (
+        (128 * (groups + 1), 128, 4),
+        (2**26, 1, 4),
+        (2**28, 2**63 - 1, 4),
+        (2**27, 2**63 - 1, 8),
+        (2**61, 1, 8),
+        (2**62 + 1, 2**62, 8),
+        (2**63 - 1, 2**63 - 1, 4),
+    ):
+        with pytest.raises(ValueError, match="k is too large: a panel of 32 rows would pass 4 GiB"):
+            packed(0, k, group_size, bits)
 
 
 @pytest.mark.parametrize("fmt", sweep.FORMATS[:11], ids=lambda fmt: fmt.name)

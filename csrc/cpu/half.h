@@ -14,9 +14,12 @@ static inline float half_to_float(std::uint16_t half) {
     if (magnitude >= 0x7C00u) {  // infinity, NaN
         const std::uint32_t bits = 0x7F800000u | (magnitude & 0x3FFu) << 13;
         std::memcpy(&value, &bits, sizeof value);
+    } else if (magnitude < 0x0400u) {
+        // 0 and subnormals, from an integer: as the bits of a float they would be subnormal too,
+        // which a thread that takes denormals for zero reads as 0. F16C does not.
+        value = static_cast<float>(magnitude) * 0x1p-24f;
     } else {
-        // Shifted into a float's place the exponent is 112 too small; the product also makes
-        // subnormal halves right, exactly.
+        // Shifted into a float's place the exponent is 112 too small.
         const std::uint32_t bits = magnitude << 13;
         std::memcpy(&value, &bits, sizeof value);
         value *= 0x1p112f;

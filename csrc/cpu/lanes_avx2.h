@@ -6,19 +6,15 @@
 #include <immintrin.h>
 
 #include "cpu/kinds.h"
+#include "cpu/lanes.h"
 #include "cpu/matmul.h"
-
-#define ALWAYS_INLINE __attribute__((always_inline))
 
 namespace sllmbench {
 
-static constexpr int kInfinityBits = 0x7F800000;
-// Activations below this count as 0: 127 / amax must stay finite.
-static constexpr float kSmallest = 1e-30f;
 static constexpr int kQuarters = kPanelRows / 8;
-// How far the gemvs prefetch ahead, into the next panel too. One row times 8192x2048 int4-g32 from
-// memory, one thread, us: none 405, 1 KB 345, 2 KB 320, 4 KB 305, 8 KB 293; from L3 4 KB and 8 KB
-// are 10% faster than 1 KB.
+// How far the int8 gemv of one row prefetches ahead, into the next panel too; the other gemvs leave
+// it to the hardware. One row times 8192x2048 int4-g32 from memory, one thread, us: none 405, 1 KB
+// 345, 2 KB 320, 4 KB 305, 8 KB 293; from L3 4 KB and 8 KB are 10% faster than 1 KB.
 static constexpr int kPrefetchBytes = 8192;
 
 // Copies one block of one row of x, zeros behind it; returns the bits of its largest |value|,

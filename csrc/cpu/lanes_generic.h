@@ -7,11 +7,11 @@
 #include <cstring>
 
 #include "cpu/half.h"
+#include "cpu/lanes.h"
 #include "cpu/matmul.h"
 
 namespace sllmbench {
 
-static constexpr std::uint32_t kInfinityBits = 0x7F800000u;
 static inline std::uint32_t bits_of(float value) {
     std::uint32_t bits;
     std::memcpy(&bits, &value, sizeof bits);
@@ -22,17 +22,17 @@ static inline float not_a_number() {
     return __builtin_nanf("");
 }
 
-// Copies one block of one row of x, zeros behind it; returns the bits of its largest |value|.
-// Compared as integers, so that a NaN is larger than everything.
-static inline std::uint32_t load_block(const Job& job, std::int64_t row, const Block& block,
-                                       float* to) {
+// Copies one block of one row of x, zeros behind it; returns the bits of its largest |value|,
+// compared as integers, so that a NaN is larger than everything.
+static inline std::int32_t load_block(const Job& job, std::int64_t row, const Block& block,
+                                      float* to) {
     std::fill_n(to, block.padded, 0.0f);
     if (row >= job.m) return 0;
     std::memcpy(to, job.x + row * job.k + block.k, sizeof(float) * block.length);
     std::uint32_t largest = 0;
     for (int i = 0; i < block.padded; ++i)
         largest = std::max(largest, bits_of(to[i]) & ~(1u << 31));
-    return largest;
+    return static_cast<std::int32_t>(largest);
 }
 
 // A group's scale and offset for each row of the panel: w = scale * (code - code_zero) + offset.

@@ -39,7 +39,7 @@ struct Job {
     float* out;  // [m, n]
 };
 
-inline constexpr std::int64_t kGemvRows = 4;    // m up to this: straight from the codes
+inline constexpr std::int64_t kGemvRows = 4;    // m up to this: the gemv
 inline constexpr std::int64_t kRowStep = 2;     // the gemms' smallest tile
 inline constexpr std::int64_t kTileRows = 128;  // rows that a gemm keeps sums for, 16 KB, in L1
 // Rows prepared at once: bounds the workspace to 512 k floats however long the prompt is.
@@ -50,7 +50,8 @@ inline constexpr std::int64_t kChunkRows = 512;
 // whole: prepare poisons its scale or its first value.
 struct Kernels {
     void (*prepare)(const Job&, std::int64_t row_begin, std::int64_t row_end);
-    // Whole panels, straight from the codes, for job.rows <= kGemvRows.
+    // Whole panels, for job.rows <= kGemvRows: straight from the codes, but generic, which unpacks
+    // a block as its gemm does.
     void (*gemv)(const Job&, std::int64_t panel_begin, std::int64_t panel_end);
     // One panel times rows row_begin .. row_end-1 (at most kTileRows, a multiple of kRowStep).
     void (*gemm)(const Job&, std::int64_t panel, std::int64_t row_begin, std::int64_t row_end);
@@ -59,6 +60,7 @@ struct Kernels {
 class PackedWeights;
 struct Isa;
 // Returns the name of the kernel that ran: "fused-gemv" or "fused-gemm"; "none" for empty results.
+// Fused: at most 128 k of a panel's weights a thread are ever unpacked, in its cache.
 const char* matmul(const float* x, std::int64_t m, const PackedWeights& weights, float* out,
                    Arithmetic arithmetic, const Isa& isa, int threads);
 

@@ -11,8 +11,6 @@ namespace {
 // even, as the vector conversions of the other files round.
 constexpr float kRounder = 12582912.0f;
 constexpr std::uint32_t kRounderBits = 0x4B400000u;
-// Activations below this count as 0: 127 / amax must stay finite.
-constexpr float kSmallest = 1e-30f;
 
 // No starts: unpack() takes the zero off.
 void prepare(const Job& job, std::int64_t row_begin, std::int64_t row_end) {
@@ -20,7 +18,7 @@ void prepare(const Job& job, std::int64_t row_begin, std::int64_t row_end) {
         for (std::int64_t b = 0; b < job.n_blocks; ++b) {
             const Block& block = job.blocks[b];
             float values[kBlockLength];
-            const std::uint32_t largest_bits = load_block(job, row, block, values);
+            const std::int32_t largest_bits = load_block(job, row, block, values);
             float largest;
             std::memcpy(&largest, &largest_bits, sizeof largest);
             const bool finite = largest_bits < kInfinityBits;

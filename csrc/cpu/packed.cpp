@@ -35,6 +35,20 @@ std::uint8_t source_code(const SourceWeights& w, std::int64_t row, std::int64_t 
     return k % 2 ? pair >> 4 : pair & 0x0F;
 }
 
+// A Block's places are 32-bit numbers. Checked before the blocks of a huge k fill the memory.
+void check_panel_size(int bits, Offset offset, std::int64_t k, std::int64_t group_size) {
+    constexpr std::int64_t kMax = std::numeric_limits<std::uint32_t>::max();
+    bool fits = k <= kMax / (kPanelRows * bits / 8);  // the codes alone; keeps the products small
+    if (fits) {
+        const std::int64_t rest = k % group_size;
+        std::int64_t bytes =
+            k < group_size ? 0 : k / group_size * record_bytes(bits, offset, group_size);
+        if (rest > 0) bytes += record_bytes(bits, offset, rest);
+        fits = bytes <= kMax;
+    }
+    if (!fits) throw std::invalid_argument("k is too large: a panel of 32 rows would pass 4 GiB");
+}
+
 }  // namespace
 
 void PackedWeights::Free::operator()(std::uint8_t* p) const {
@@ -51,6 +65,7 @@ PackedWeights::PackedWeights(const SourceWeights& source)
 }
 
 void PackedWeights::lay_out(std::int64_t group_size) {
+    check_panel_size(bits_, offset_, k_, group_size);
     std::int64_t record = 0;
     for (std::int64_t start = 0; start < k_; start += group_size) {
         const std::int64_t group = std::min(group_size, k_ - start);
@@ -59,8 +74,6 @@ void PackedWeights::lay_out(std::int64_t group_size) {
         for (std::int64_t k = 0; k < group; k += block) {
             const std::int64_t length = std::min(block, group - k);
             const std::int64_t padded = (length + 7) / 8 * 8;
-            if (codes > std::numeric_limits<std::uint32_t>::max())
-                throw std::invalid_argument("k is too large: a panel of 32 rows would pass 4 GiB");
             blocks_.push_back(
                 {static_cast<std::uint32_t>(record), static_cast<std::uint32_t>(codes),
                  static_cast<std::uint32_t>(start + k), static_cast<std::uint32_t>(k_padded_),
@@ -79,7 +92,7 @@ void PackedWeights::pack_panel(const SourceWeights& source, std::int64_t panel) 
     std::uint8_t* const base = data_.get() + panel * panel_bytes_;
     const std::int64_t row0 = panel * kPanelRows;
     const auto rows = static_cast<int>(std::min<std::int64_t>(kPanelRows, n_ - row0));
-    const std::int64_t groups = (k_ + source.group_size - 1) / source.group_size;
+    const std::int64_t groups = (k_ - 1) / source.group_size + 1;
     std::memset(base, 0, static_cast<std::size_t>(panel_bytes_));
     for (const Block& block : blocks_) {
         const std::int64_t group = block.k / source.group_size;

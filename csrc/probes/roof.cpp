@@ -7,6 +7,9 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <stdexcept>
+#include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -23,12 +26,16 @@ using Clock = std::chrono::steady_clock;
 template <class Work>
 double total_rate(int threads, double seconds, Work work) {
     std::atomic<int> ready{0};
+    std::atomic<bool> aborted{false};
     std::vector<double> rate(static_cast<std::size_t>(threads));
     std::vector<std::thread> crew;
     const auto run = [&](int id) {
         work(id);  // touch the pages, reach the clock's speed under this instruction mix
         ready.fetch_add(1);
-        while (ready.load() < threads) std::this_thread::yield();
+        while (ready.load() < threads) {
+            if (aborted.load()) return;
+            std::this_thread::yield();
+        }
         const auto start = Clock::now();
         double done = 0, elapsed = 0;
         do {
@@ -37,7 +44,15 @@ double total_rate(int threads, double seconds, Work work) {
         } while (elapsed < seconds);
         rate[static_cast<std::size_t>(id)] = done / elapsed;
     };
-    for (int id = 1; id < threads; ++id) crew.emplace_back(run, id);
+    crew.reserve(static_cast<std::size_t>(threads));
+    try {
+        for (int id = 1; id < threads; ++id) crew.emplace_back(run, id);
+    } catch (const std::system_error& error) {
+        aborted = true;
+        for (std::thread& thread : crew) thread.join();
+        throw std::runtime_error("cannot start thread " + std::to_string(crew.size() + 2) + " of " +
+                                 std::to_string(threads) + ": " + error.what());
+    }
     run(0);
     for (std::thread& thread : crew) thread.join();
     double total = 0;
