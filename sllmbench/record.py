@@ -79,7 +79,7 @@ class Quality(_Frozen):
 
 
 class MachineFacts(_Frozen):
-    """The fields that identify hardware and libraries; records that differ here do not compare."""
+    """The fields that identify hardware and libraries: what a fair comparison must find equal."""
 
     cpu_model: str
     cores: int
