@@ -64,10 +64,11 @@ void check_array(const char* what, const char* dtype, const py::array& array,
                           "], not " + describe(array));
 }
 
+constexpr const char* kOffsetNames[] = {"symmetric", "zero_point", "minimum"};
+
 Offset parse_offset(const std::string& name) {
-    if (name == "symmetric") return Offset::symmetric;
-    if (name == "zero_point") return Offset::zero_point;
-    if (name == "minimum") return Offset::minimum;
+    for (int i = 0; i < 3; ++i)
+        if (name == kOffsetNames[i]) return static_cast<Offset>(i);
     throw py::value_error("offset must be symmetric, zero_point or minimum, not '" + name + "'");
 }
 
@@ -77,40 +78,102 @@ Arithmetic parse_arithmetic(const std::string& name) {
     throw py::value_error("arithmetic must be exact or int8, not '" + name + "'");
 }
 
+// An argument that is there exactly when the weights need it.
+template <class T>
+void check_optional(const char* what, const char* dtype, const std::optional<py::array>& array,
+                    const std::string& weights, bool needed,
+                    std::initializer_list<std::int64_t> shape) {
+    if (array.has_value() != needed)
+        throw py::value_error(weights + " weights " + (needed ? "need " : "take no ") + what);
+    if (needed) check_array<T>(what, dtype, *array, shape);
+}
+
+void check_layout(const Layout& layout, std::int64_t group_size) {
+    const int bits = layout.bits;
+    if (bits != 4 && bits != 5 && bits != 6 && bits != 8)
+        throw py::value_error("bits must be 4, 5, 6 or 8, not " + std::to_string(bits));
+    if (bits >= 6 && layout.offset != Offset::symmetric)
+        throw py::value_error(std::to_string(bits) + "-bit weights must be symmetric, not " +
+                              kOffsetNames[static_cast<int>(layout.offset)]);
+    if (group_size < 1)
+        throw py::value_error("group_size must be at least 1, not " + std::to_string(group_size));
+    if (layout.two_level && layout.offset == Offset::zero_point)
+        throw py::value_error("weights with super_scales must be symmetric or minimum");
+    if (layout.two_level && kSuperLength % group_size != 0)
+        throw py::value_error("with super_scales group_size must divide " +
+                              std::to_string(kSuperLength) + ", not be " +
+                              std::to_string(group_size));
+}
+
+void check_codes(const py::array& codes, int bits, std::int64_t n, std::int64_t k) {
+    if (bits == 8) return check_array<std::int8_t>("codes", "int8", codes, {n, k});
+    if (bits == 4) return check_array<std::uint8_t>("codes", "uint8", codes, {n, k / 2 + k % 2});
+    check_array<std::uint8_t>("codes", "uint8", codes, {n, k});
+    const auto* const from = static_cast<const std::uint8_t*>(codes.data());
+    const bool too_large = std::any_of(from, from + codes.size(),
+                                       [bits](std::uint8_t code) { return code >> bits != 0; });
+    if (too_large)
+        throw py::value_error("codes of " + std::to_string(bits) + " bits must be below " +
+                              std::to_string(1 << bits));
+}
+
+void check_order(const std::optional<py::array>& order, std::int64_t k) {
+    if (!order) return;
+    check_array<std::int32_t>("order", "int32", *order, {k});
+    std::vector<bool> seen(static_cast<std::size_t>(k));
+    const auto* const from = static_cast<const std::uint8_t*>(order->data());
+    for (std::int64_t i = 0; i < k; ++i) {
+        std::int32_t channel;
+        std::memcpy(&channel, from + sizeof channel * static_cast<std::size_t>(i), sizeof channel);
+        if (channel < 0 || channel >= k || seen[static_cast<std::size_t>(channel)])
+            throw py::value_error("order must hold each of 0.." + std::to_string(k - 1) + " once");
+        seen[static_cast<std::size_t>(channel)] = true;
+    }
+}
+
 PackedWeights pack(const py::array& codes, const py::array& scales,
                    const std::optional<py::array>& offsets, std::int64_t n, std::int64_t k,
-                   int bits, std::int64_t group_size, const std::string& offset_name) {
+                   int bits, std::int64_t group_size, const std::string& offset_name,
+                   const std::optional<py::array>& super_scales,
+                   const std::optional<py::array>& super_minima,
+                   const std::optional<py::array>& order) {
     if (n < 0 || k < 1)
         throw py::value_error("a weight needs n >= 0 and k >= 1, not n = " + std::to_string(n) +
                               ", k = " + std::to_string(k));
-    if (bits != 4 && bits != 8)
-        throw py::value_error("bits must be 4 or 8, not " + std::to_string(bits));
-    if (group_size < 1)
-        throw py::value_error("group_size must be at least 1, not " + std::to_string(group_size));
-    const Offset offset = parse_offset(offset_name);
-    if (bits == 8 && offset != Offset::symmetric)
-        throw py::value_error("8-bit weights must be symmetric, not " + offset_name);
-    const std::int64_t groups = (k - 1) / group_size + 1;
-    if (bits == 4)
-        check_array<std::uint8_t>("codes", "uint8", codes, {n, k / 2 + k % 2});
+    const Layout layout{bits, parse_offset(offset_name), super_scales.has_value()};
+    check_layout(layout, group_size);
+    check_codes(codes, bits, n, k);
+    const std::int64_t groups = (k - 1) / group_size + 1, supers = (k - 1) / kSuperLength + 1;
+    const bool minima = layout.offset == Offset::minimum;
+    const bool needs_offsets = layout.offset != Offset::symmetric;
+    if (layout.two_level) {
+        check_array<std::int8_t>("scales", "int8", scales, {n, groups});
+        check_array<Half>("super_scales", "float16", *super_scales, {n, supers});
+    } else {
+        check_array<Half>("scales", "float16", scales, {n, groups});
+    }
+    if (minima && !layout.two_level)
+        check_optional<Half>("offsets", "float16", offsets, offset_name, true, {n, groups});
     else
-        check_array<std::int8_t>("codes", "int8", codes, {n, k});
-    check_array<Half>("scales", "float16", scales, {n, groups});
-    if (offsets.has_value() != (offset != Offset::symmetric))
-        throw py::value_error(offset == Offset::symmetric ? "symmetric weights take no offsets"
-                                                          : offset_name + " weights need offsets");
-    if (offset == Offset::zero_point)
-        check_array<std::uint8_t>("offsets", "uint8", *offsets, {n, groups});
-    else if (offset == Offset::minimum)
-        check_array<Half>("offsets", "float16", *offsets, {n, groups});
+        check_optional<std::uint8_t>("offsets", "uint8", offsets, offset_name, needs_offsets,
+                                     {n, groups});
+    check_optional<Half>("super_minima", "float16", super_minima,
+                         layout.two_level ? offset_name : "one-level " + offset_name,
+                         layout.two_level && minima, {n, supers});
+    check_order(order, k);
+    const auto data = [](const std::optional<py::array>& array) {
+        return array ? array->data() : nullptr;
+    };
     const SourceWeights source{n,
                                k,
-                               bits,
                                group_size,
-                               offset,
+                               layout,
                                static_cast<const std::uint8_t*>(codes.data()),
-                               static_cast<const std::uint16_t*>(scales.data()),
-                               offsets ? offsets->data() : nullptr};
+                               scales.data(),
+                               data(offsets),
+                               static_cast<const std::uint16_t*>(data(super_scales)),
+                               static_cast<const std::uint16_t*>(data(super_minima)),
+                               static_cast<const std::int32_t*>(data(order))};
     const py::gil_scoped_release released;
     return PackedWeights(source);
 }
@@ -166,7 +229,8 @@ void bind_kernels(py::module_& module) {
         "A quantised [n, k] weight in panels of 32 rows, ready for every kernel of this build.")
         .def(py::init(&pack), py::arg("codes"), py::arg("scales"), py::arg("offsets").none(true),
              py::kw_only(), py::arg("n"), py::arg("k"), py::arg("bits"), py::arg("group_size"),
-             py::arg("offset"))
+             py::arg("offset"), py::arg("super_scales") = py::none(),
+             py::arg("super_minima") = py::none(), py::arg("order") = py::none())
         .def_property_readonly("n", &PackedWeights::n, "Rows, the layer's output features.")
         .def_property_readonly("k", &PackedWeights::k, "Columns, the layer's input features.")
         .def_property_readonly("nbytes", &PackedWeights::nbytes, "Bytes held, padding included.")

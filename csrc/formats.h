@@ -3,20 +3,31 @@
 // Rows go in panels of 32; a panel is one sequential stream of records, one record a group:
 //
 //   panel p = rows 32p .. 32p+31
-//   +--------------------+----------------------------+-------------------------------------+
-//   | 32 fp16 scales     | offsets, one of            | codes, steps of 128 bytes           |
-//   | 64 B               |   nothing       (symmetric)|                                     |
-//   |                    |   32 u8 zeros   (zero_point)|  4 bits: 8 k a step, 8 bits: 4 k   |
-//   |                    |   32 fp16 minima (minimum) |                                     |
-//   +--------------------+----------------------------+-------------------------------------+
+//   +----------------+----------------------------+-------------------------------------+
+//   | 32 fp16 scales | offsets, one of            | codes, steps of 8 k (8 bits: 4 k)   |
+//   | 64 B           |   nothing       (symmetric)|                                     |
+//   |                |   32 u8 zeros  (zero_point)|                                     |
+//   |                |   32 fp16 minima (minimum) |                                     |
+//   +----------------+----------------------------+-------------------------------------+
 //
-//   4 bits, step j of a group:   byte 4r + c  =  code[row r][8j + c]  |  code[row r][8j + 4 + c] <<
-//   4 8 bits, step j of a group:   byte 4r + c  =  code[row r][4j + c] + 128
+//   Two-level scales (GGUF's K-quants) have a record every 256 k instead, of groups g = 0, 1, ...:
+//   +---------------+----------------------+---------------------------------------+---------------+
+//   | 32 fp16 scales| 32 fp16 minima       | of each group 32 i8 factors and, with | codes of all |
+//   | (super)       | (super; with minima) | minima, 32 u8 factors of the minima   | groups |
+//   +---------------+----------------------+---------------------------------------+---------------+
+//   scale = super scale * factor, minimum = -super minimum * its factor
+//
+//   A step's 128 bytes, row r, c = 0..3:
+//     8 bits     byte 4r + c  =  code[r][c] + 128
+//     4, 5, 6    byte 4r + c  =  low nibbles of code[r][c] | code[r][4 + c] << 4
+//   and behind them the codes' upper bits, those of code[r][4h + c]:
+//     5 bits     32 bytes: byte 4 (r % 8) + c, bit 2 (r / 8) + h
+//     6 bits     64 bytes: byte 4 (r % 16) + c, bits 4 (r / 16) + 2h and the next
 //
 // So a 32-bit lane always holds one row, and a masked vector is at once the operand of vpdpbusd and
-// of vpmaddubsw, and, shifted, an index vector for a table of float values. A thread reads one
-// stream. 8-bit codes are stored unsigned because vpdpbusd wants unsigned weights against signed
-// activations.
+// of vpmaddubsw, and, shifted, an index vector for a table of float values; one vector of upper
+// bits, shifted, serves every vector of nibbles. A thread reads one stream. 8-bit codes are stored
+// unsigned because vpdpbusd wants unsigned weights against signed activations.
 //
 // A group's last step is padded with code 0 (the activations there are 0), the last panel with rows
 // of scale 0.
@@ -27,7 +38,8 @@
 namespace sllmbench {
 
 inline constexpr int kPanelRows = 32;
-inline constexpr int kStepBytes = 128;
+inline constexpr int kStepBytes = 128;    // without the upper bits
+inline constexpr int kSuperLength = 256;  // k that share a super scale
 // Activations share a scale, and int32 sums are folded to float, over a group of at most this many
 // k.
 inline constexpr int kBlockLength = 128;
@@ -47,63 +59,126 @@ struct ZeroPoints {
 struct Minima {
     std::uint16_t fp16[kPanelRows];
 };
-struct Codes4 {
+struct ScaleFactors {
+    std::int8_t value[kPanelRows];
+};
+struct MinimumFactors {
+    std::uint8_t value[kPanelRows];
+};
+struct Nibbles {
     std::uint8_t pair[kPanelRows][4];  // 8 k
 };
-struct Codes8 {
+struct Bytes {
     std::uint8_t plus_128[kPanelRows][4];  // 4 k
 };
+struct FifthBits {
+    std::uint8_t plane[8][4];  // 8 k
+};
+struct UpperPairs {
+    std::uint8_t plane[16][4];  // 8 k
+};
 static_assert(sizeof(Scales) == 64 && sizeof(Minima) == 64 && sizeof(ZeroPoints) == 32);
-static_assert(sizeof(Codes4) == kStepBytes && sizeof(Codes8) == kStepBytes);
-static_assert(8 * sizeof(Codes4) == 4 * kPanelRows * 8, "4 bits a weight");
-static_assert(8 * sizeof(Codes8) == 8 * kPanelRows * 4, "8 bits a weight");
+static_assert(sizeof(ScaleFactors) == 32 && sizeof(MinimumFactors) == 32);
+static_assert(sizeof(Nibbles) == kStepBytes && sizeof(Bytes) == kStepBytes);
+static_assert(8 * sizeof(FifthBits) == 1 * kPanelRows * 8, "1 bit a weight");
+static_assert(8 * sizeof(UpperPairs) == 2 * kPanelRows * 8, "2 bits a weight");
+
+// How the weights of a matrix are stored.
+struct Layout {
+    int bits;  // 4, 5, 6 or 8
+    Offset offset;
+    bool two_level;
+};
 
 // static: the per-ISA files keep copies of their own (see cpu/check_linkage.cmake).
-static constexpr std::int64_t header_bytes(Offset offset) {
-    switch (offset) {
-        case Offset::symmetric:
-            return sizeof(Scales);
-        case Offset::zero_point:
-            return sizeof(Scales) + sizeof(ZeroPoints);
-        case Offset::minimum:
-            return sizeof(Scales) + sizeof(Minima);
-    }
-    return 0;
-}
 static constexpr int step_length(int bits) {
-    return bits == 4 ? 8 : 4;
+    return bits == 8 ? 4 : 8;
+}
+static constexpr int step_bytes(int bits) {
+    return kStepBytes + (bits == 5   ? static_cast<int>(sizeof(FifthBits))
+                         : bits == 6 ? static_cast<int>(sizeof(UpperPairs))
+                                     : 0);
 }
 static constexpr std::int64_t steps(int bits, std::int64_t length) {
     return (length + step_length(bits) - 1) / step_length(bits);
 }
-static constexpr std::int64_t record_bytes(int bits, Offset offset, std::int64_t length) {
-    return header_bytes(offset) + kStepBytes * steps(bits, length);
-}
 // Value that a stored code stands for when nothing else is said: w = scale * (code - code_zero).
 // The offset is added to that: w += -zero_point * scale, or w += minimum.
 static constexpr int code_zero(int bits, Offset offset) {
-    return bits == 8 ? 128 : offset == Offset::symmetric ? 8 : 0;
+    return offset == Offset::symmetric ? 1 << (bits - 1) : 0;
 }
 
-static constexpr double bits_per_weight(int bits, Offset offset, int length) {
-    return 8.0 * static_cast<double>(record_bytes(bits, offset, length)) / (kPanelRows * length);
+// What precedes the codes: a record's scales and offsets ...
+static constexpr std::int64_t header_bytes(const Layout& layout) {
+    return sizeof(Scales) + (layout.offset == Offset::symmetric    ? 0
+                             : layout.offset == Offset::zero_point ? sizeof(ZeroPoints)
+                                                                   : sizeof(Minima));
 }
-static_assert(bits_per_weight(4, Offset::symmetric, 32) == 4.5);
-static_assert(bits_per_weight(4, Offset::symmetric, 128) == 4.125);
-static_assert(bits_per_weight(4, Offset::zero_point, 32) == 4.75);
-static_assert(bits_per_weight(4, Offset::zero_point, 128) == 4.1875);
-static_assert(bits_per_weight(4, Offset::minimum, 32) == 5.0);    // Q4_1
-static_assert(bits_per_weight(8, Offset::symmetric, 32) == 8.5);  // Q8_0
+// ... and, with two levels, each of its groups' factors.
+static constexpr std::int64_t factor_bytes(const Layout& layout) {
+    return !layout.two_level
+               ? 0
+               : sizeof(ScaleFactors) +
+                     (layout.offset == Offset::symmetric ? 0 : sizeof(MinimumFactors));
+}
+// A record of `groups` groups of `length` k each; one group where scales have one level.
+static constexpr std::int64_t record_bytes(const Layout& layout, std::int64_t length,
+                                           std::int64_t groups = 1) {
+    return header_bytes(layout) +
+           groups * (factor_bytes(layout) + step_bytes(layout.bits) * steps(layout.bits, length));
+}
+
+static constexpr double bits_per_weight(const Layout& layout, int length, int groups = 1) {
+    return 8.0 * static_cast<double>(record_bytes(layout, length, groups)) /
+           (kPanelRows * length * groups);
+}
+static_assert(bits_per_weight({4, Offset::symmetric, false}, 32) == 4.5);  // Q4_0
+static_assert(bits_per_weight({4, Offset::symmetric, false}, 128) == 4.125);
+static_assert(bits_per_weight({4, Offset::zero_point, false}, 32) == 4.75);
+static_assert(bits_per_weight({4, Offset::zero_point, false}, 128) == 4.1875);
+static_assert(bits_per_weight({4, Offset::minimum, false}, 32) == 5.0);          // Q4_1
+static_assert(bits_per_weight({5, Offset::symmetric, false}, 32) == 5.5);        // Q5_0
+static_assert(bits_per_weight({8, Offset::symmetric, false}, 32) == 8.5);        // Q8_0
+static_assert(bits_per_weight({4, Offset::minimum, true}, 32, 8) == 4.625);      // Q4_K: 4.5 + 2.8%
+static_assert(bits_per_weight({5, Offset::minimum, true}, 32, 8) == 5.625);      // Q5_K: 5.5 + 2.3%
+static_assert(bits_per_weight({6, Offset::symmetric, true}, 16, 16) == 6.5625);  // Q6_K
+
+// A step's code of row r at place i; `add` sets the bits of a step of zeros.
+static inline std::uint8_t stored_code(const std::uint8_t* step, int bits, int r, int i) {
+    const int c = i % 4, high = i / 4;
+    if (bits == 8) return step[4 * r + c];
+    const int nibble = step[4 * r + c] >> 4 * high & 0x0F;
+    const std::uint8_t* const upper = step + kStepBytes;
+    if (bits == 5)
+        return static_cast<std::uint8_t>(nibble |
+                                         (upper[4 * (r % 8) + c] >> (2 * (r / 8) + high) & 1) << 4);
+    if (bits == 6)
+        return static_cast<std::uint8_t>(
+            nibble | (upper[4 * (r % 16) + c] >> (4 * (r / 16) + 2 * high) & 3) << 4);
+    return static_cast<std::uint8_t>(nibble);
+}
+static inline void add_code(std::uint8_t* step, int bits, int r, int i, std::uint8_t code) {
+    const int c = i % 4, high = i / 4;
+    const auto add = [](std::uint8_t& to, int value) {
+        to = static_cast<std::uint8_t>(to | value);
+    };
+    if (bits == 8) return add(step[4 * r + c], code);
+    add(step[4 * r + c], (code & 0x0F) << 4 * high);
+    std::uint8_t* const upper = step + kStepBytes;
+    if (bits == 5) add(upper[4 * (r % 8) + c], code >> 4 << (2 * (r / 8) + high));
+    if (bits == 6) add(upper[4 * (r % 16) + c], code >> 4 << (4 * (r / 16) + 2 * high));
+}
 
 // Consecutive k of one group that share an activation scale.
 struct Block {
-    std::uint32_t header;    // bytes from the panel's start to the group's scales
+    std::uint32_t header;    // bytes from the panel's start to the record's scales
+    std::uint32_t factors;   // the same to the group's factors, where scales have two levels
     std::uint32_t codes;     // bytes from the panel's start to this block's codes
     std::uint32_t k;         // first k, counted in the matrix
     std::uint32_t k_padded;  // the same, counted with every block's padding
     std::uint16_t length;    // k in the block
     std::uint16_t padded;    // length rounded up to 8
-    std::uint16_t steps;     // code steps of 128 bytes
+    std::uint16_t steps;     // code steps of step_bytes each
 };
 
 }  // namespace sllmbench

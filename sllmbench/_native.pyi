@@ -21,6 +21,9 @@ class PackedWeights:
         bits: int,
         group_size: int,
         offset: str,
+        super_scales: NDArray[np.float16] | None = None,
+        super_minima: NDArray[np.float16] | None = None,
+        order: NDArray[np.int32] | None = None,
     ) -> None: ...
     @property
     def n(self) -> int: ...

@@ -230,10 +230,43 @@ def test_wrong_arguments_of_matmul(wrong: dict[str, Any], message: str) -> None:
             r"offsets must be .* float16 \[8, 2\]",
         ),
         ({"offset": "maximum"}, "offset must be symmetric, zero_point or minimum"),
-        ({"bits": 3}, "bits must be 4 or 8, not 3"),
+        ({"bits": 3}, "bits must be 4, 5, 6 or 8, not 3"),
         ({"group_size": 0}, "group_size must be at least 1, not 0"),
         ({"n": -1}, "n >= 0 and k >= 1, not n = -1, k = 64"),
         ({"k": 0}, "n >= 0 and k >= 1, not n = 8, k = 0"),
+        ({"bits": 5}, r"codes must be .* uint8 \[8, 64\], not"),
+        (
+            {"bits": 5, "codes": np.full((8, 64), 32, np.uint8)},
+            "codes of 5 bits must be below 32",
+        ),
+        (
+            {"super_scales": np.zeros((8, 1), np.float16)},
+            r"scales must be .* int8 \[8, 2\], not float16",
+        ),
+        (
+            {"super_scales": np.zeros((8, 2), np.float16), "scales": np.zeros((8, 2), np.int8)},
+            r"super_scales must be .* float16 \[8, 1\]",
+        ),
+        (
+            {"super_scales": np.zeros((8, 1), np.float16), "group_size": 48},
+            "with super_scales group_size must divide 256, not be 48",
+        ),
+        (
+            {
+                "super_scales": np.zeros((8, 1), np.float16),
+                "scales": np.zeros((8, 2), np.int8),
+                "offsets": np.zeros((8, 2), np.uint8),
+                "offset": "minimum",
+            },
+            "minimum weights need super_minima",
+        ),
+        (
+            {"super_minima": np.zeros((8, 1), np.float16)},
+            "one-level symmetric weights take no super_minima",
+        ),
+        ({"order": np.arange(64)}, r"order must be .* int32 \[64\], not int64"),
+        ({"order": np.zeros(64, np.int32)}, "order must hold each of 0..63 once"),
+        ({"order": np.arange(1, 65, dtype=np.int32)}, "order must hold each of 0..63 once"),
     ],
 )
 def test_wrong_arguments_of_packed_weights(wrong: dict[str, Any], message: str) -> None:

@@ -5,16 +5,37 @@
 
 namespace sllmbench {
 
-using PanelsKernel = void (*)(const Job&, std::int64_t, std::int64_t);
-using TileKernel = void (*)(const Job&, std::int64_t, std::int64_t, std::int64_t);
-
-// The kinds of weights: 4 bits symmetric, 4 bits with offsets, 8 bits.
-static inline int kind(const Job& job) {
-    return job.bits == 8 ? 2 : job.offset != Offset::symmetric;
+// Calls call.operator()<BITS, OFFSETS>() for the job's kind of weights.
+template <class Call>
+static inline void with_kind(const Job& job, Call call) {
+    const bool offsets = job.layout.offset != Offset::symmetric;
+    switch (job.layout.bits) {
+        case 4:
+            return offsets ? call.template operator()<4, true>()
+                           : call.template operator()<4, false>();
+        case 5:
+            return offsets ? call.template operator()<5, true>()
+                           : call.template operator()<5, false>();
+        case 6:
+            return call.template operator()<6, false>();
+        default:
+            return call.template operator()<8, false>();
+    }
 }
 
-#define KINDS(KERNEL, M) {KERNEL<M, 4, false>, KERNEL<M, 4, true>, KERNEL<M, 8, false>}
-#define ROWS_AND_KINDS(KERNEL) \
-    {KINDS(KERNEL, 1), KINDS(KERNEL, 2), KINDS(KERNEL, 3), KINDS(KERNEL, 4)}
+// Calls call.operator()<M>() for the rows of a gemv.
+template <class Call>
+static inline void with_rows(const Job& job, Call call) {
+    switch (job.rows) {
+        case 1:
+            return call.template operator()<1>();
+        case 2:
+            return call.template operator()<2>();
+        case 3:
+            return call.template operator()<3>();
+        default:
+            return call.template operator()<4>();
+    }
+}
 
 }  // namespace sllmbench

@@ -41,20 +41,28 @@ struct Header {
     float offset[kPanelRows];
 };
 
-static inline Header load_header(const Job& job, const std::uint8_t* header) {
+static inline Header load_header(const Job& job, const std::uint8_t* panel, const Block& block) {
     Header h;
     Scales scales;
-    std::memcpy(&scales, header, sizeof scales);
+    std::memcpy(&scales, panel + block.header, sizeof scales);
     for (int r = 0; r < kPanelRows; ++r) h.scale[r] = half_to_float(scales.fp16[r]);
     std::fill_n(h.offset, kPanelRows, 0.0f);
-    header += sizeof scales;
-    if (job.offset == Offset::zero_point) {
+    const std::uint8_t* const offsets = panel + block.header + sizeof scales;
+    const std::uint8_t* const factors = panel + block.factors;
+    if (job.layout.two_level)
         for (int r = 0; r < kPanelRows; ++r)
-            h.offset[r] = -h.scale[r] * static_cast<float>(header[r]);
-    } else if (job.offset == Offset::minimum) {
+            h.scale[r] *= static_cast<float>(static_cast<std::int8_t>(factors[r]));
+    if (job.layout.offset == Offset::zero_point) {
+        for (int r = 0; r < kPanelRows; ++r)
+            h.offset[r] = -h.scale[r] * static_cast<float>(offsets[r]);
+    } else if (job.layout.offset == Offset::minimum) {
         Minima minima;
-        std::memcpy(&minima, header, sizeof minima);
-        for (int r = 0; r < kPanelRows; ++r) h.offset[r] = half_to_float(minima.fp16[r]);
+        std::memcpy(&minima, offsets, sizeof minima);
+        for (int r = 0; r < kPanelRows; ++r) {
+            h.offset[r] = half_to_float(minima.fp16[r]);
+            if (job.layout.two_level)
+                h.offset[r] *= -static_cast<float>(factors[sizeof(ScaleFactors) + r]);
+        }
     }
     return h;
 }
@@ -62,19 +70,13 @@ static inline Header load_header(const Job& job, const std::uint8_t* header) {
 // Unpacks a block's codes minus zero, row by row; `to` has places for the block's padding.
 static inline void unpack(const Job& job, const Block& block, const std::uint8_t* codes,
                           std::int16_t (&to)[kPanelRows][kBlockLength]) {
-    const int zero = code_zero(job.bits, job.offset);
-    const auto minus_zero = [zero](int code) { return static_cast<std::int16_t>(code - zero); };
-    for (int j = 0; j < block.steps; ++j, codes += kStepBytes)
+    const int bits = job.layout.bits, length = step_length(bits);
+    const int zero = code_zero(bits, job.layout.offset);
+    for (int j = 0; j < block.steps; ++j, codes += step_bytes(bits))
         for (int r = 0; r < kPanelRows; ++r)
-            for (int c = 0; c < 4; ++c) {
-                const std::uint8_t code = codes[4 * r + c];
-                if (job.bits == 8) {
-                    to[r][4 * j + c] = minus_zero(code);
-                } else {
-                    to[r][8 * j + c] = minus_zero(code & 0x0F);
-                    to[r][8 * j + 4 + c] = minus_zero(code >> 4);
-                }
-            }
+            for (int i = 0; i < length; ++i)
+                to[r][length * j + i] =
+                    static_cast<std::int16_t>(stored_code(codes, bits, r, i) - zero);
 }
 
 static inline void store(const Job& job, std::int64_t panel, std::int64_t row_begin,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <new>
 
@@ -40,17 +41,32 @@ class Workspace {
 
 thread_local Workspace workspace;
 
-void point_into_workspace(Job& job, std::int64_t k_padded, Arithmetic arithmetic) {
+// Copies x with its columns in the order of the weight's.
+const float* put_in_order(const Job& job, const std::int32_t* order, std::byte* space,
+                          int threads) {
+    auto* const to = reinterpret_cast<float*>(space);
+    pool_run(job.m, threads, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t row = begin; row < end; ++row)
+            for (std::int64_t k = 0; k < job.k; ++k)
+                std::memcpy(to + row * job.k + k, job.x + row * job.k + order[k], sizeof *to);
+    });
+    return to;
+}
+
+void point_into_workspace(Job& job, std::int64_t k_padded, Arithmetic arithmetic,
+                          const std::int32_t* order, int threads) {
     const auto round_up = [](std::int64_t bytes) { return (bytes + 63) / 64 * 64; };
     const std::int64_t value_bytes = arithmetic == Arithmetic::int8 ? 1 : 4;
     // 64 bytes more: the kernels may read, not use, a whole vector at the last value.
     const std::int64_t values = round_up(job.rows * k_padded * value_bytes) + 64;
     const std::int64_t per_block = round_up(job.n_blocks * job.rows * 4) + 64;
-    std::byte* p = workspace.reserve(static_cast<std::size_t>(values + 3 * per_block));
+    const std::int64_t ordered = order == nullptr ? 0 : round_up(job.m * job.k * 4);
+    std::byte* p = workspace.reserve(static_cast<std::size_t>(values + 3 * per_block + ordered));
     job.values = p;
     job.sums = reinterpret_cast<float*>(p + values);
     job.scales = reinterpret_cast<float*>(p + values + per_block);
     job.starts = reinterpret_cast<std::int32_t*>(p + values + 2 * per_block);
+    if (order != nullptr) job.x = put_in_order(job, order, p + values + 3 * per_block, threads);
 }
 
 void multiply_chunk(const Job& job, const Kernels& kernels, bool gemv, int threads) {
@@ -90,14 +106,14 @@ const char* matmul(const float* x, std::int64_t m, const PackedWeights& weights,
         job.panel_bytes = weights.panel_bytes();
         job.n = weights.n();
         job.k = weights.k();
-        job.bits = weights.bits();
-        job.offset = weights.offset();
+        job.layout = weights.layout();
         job.x = x + row * weights.k();
         job.m = std::min(kChunkRows, m - row);
         // A long prompt's last chunk stays with the gemm, so that one kernel name tells the truth.
         job.rows = gemv ? m : (job.m + kRowStep - 1) / kRowStep * kRowStep;
         job.out = out + row * weights.n();
-        point_into_workspace(job, weights.k_padded(), arithmetic);
+        point_into_workspace(job, weights.k_padded(), arithmetic, weights.order(),
+                             gemv ? 1 : threads);
         multiply_chunk(job, kernels, gemv, threads);
     }
     return gemv ? "fused-gemv" : "fused-gemm";

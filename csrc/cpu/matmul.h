@@ -19,9 +19,9 @@ struct Job {
     std::int64_t panel_bytes;
     std::int64_t n;
     std::int64_t k;
-    int bits;
-    Offset offset;
-    // The activations as given. May be misaligned: read through loadu or memcpy only.
+    Layout layout;
+    // The activations, in the order of the weight's columns. May be misaligned: read through loadu
+    // or memcpy only.
     const float* x;  // [m, k]
     std::int64_t m;
     // The activations prepared: blocks that match the weight's, padded with zeros.

@@ -32,7 +32,20 @@ void prepare(const Job& job, std::int64_t row_begin, std::int64_t row_end) {
 // Lane of 4 bits, low nibble first: k 0 4 1 5 2 6 3 7. A zero of 8 is taken off by flipping each
 // nibble's top bit and shifting it down signed.
 template <int BITS, bool OFFSETS, class Use>
-ALWAYS_INLINE inline void each_weight(const std::uint8_t* codes, Use use) {
+ALWAYS_INLINE inline void each_weight(const std::uint8_t* codes, int quarter, Use use) {
+    if (BITS == 5 || BITS == 6) {
+        __m256i parts[2];
+        unpack_step<BITS>(codes, quarter, parts[0], parts[1]);
+        const __m256i zero = _mm256_set1_epi32(OFFSETS ? 0 : 1 << (BITS - 1));
+#pragma GCC unroll 8
+        for (int t = 0; t < 8; ++t) {
+            const __m256i code = _mm256_and_si256(_mm256_srli_epi32(parts[t / 4], 8 * (t % 4)),
+                                                  _mm256_set1_epi32(0xFF));
+            use(t, _mm256_cvtepi32_ps(_mm256_sub_epi32(code, zero)));
+        }
+        return;
+    }
+    codes += 32 * quarter;
     if (BITS == 8) {
         const __m256i v = signed_codes(codes);
 #pragma GCC unroll 4
@@ -53,7 +66,7 @@ ALWAYS_INLINE inline void each_weight(const std::uint8_t* codes, Use use) {
 
 template <int M, int BITS, bool OFFSETS>
 void gemv_kernel(const Job& job, std::int64_t panel_begin, std::int64_t panel_end) {
-    constexpr int kStep = BITS == 4 ? 8 : 4;
+    constexpr int kStep = step_length(BITS), kBytes = step_bytes(BITS);
     // Quarters of a panel at a time, and sums for each: 8 chains hide an FMA's latency of 4 cycles.
     // 4 chains: 25% slower with two rows, as fast with one, where the two shifts bound it.
     constexpr int kQ = M == 1 ? 4 : 2;
@@ -67,31 +80,31 @@ void gemv_kernel(const Job& job, std::int64_t panel_begin, std::int64_t panel_en
             const float* const sums = job.sums + b * M;
             for (int q0 = 0; q0 < kQuarters; q0 += kQ) {
                 const float* x = static_cast<const float*>(job.values) + block.k_padded * M;
-                const std::uint8_t* codes = base + block.codes + 32 * q0;
+                const std::uint8_t* codes = base + block.codes;
                 __m256 dot[M][kQ][kChains];
                 for (auto& row : dot)
                     for (auto& quarter : row)
                         for (auto& chain : quarter) chain = _mm256_setzero_ps();
-                for (int j = 0; j < block.steps; ++j, codes += kStepBytes, x += kStep)
+                for (int j = 0; j < block.steps; ++j, codes += kBytes, x += kStep)
                     for (int q = 0; q < kQ; ++q)
-                        each_weight<BITS, OFFSETS>(codes + 32 * q, [&](int k,
-                                                                       __m256 w) ALWAYS_INLINE {
-                            for (int m = 0; m < M; ++m) {
-                                __m256& sum = dot[m][q][k % kChains];
-                                sum = _mm256_fmadd_ps(w, _mm256_set1_ps(x[m * stride + k]), sum);
-                            }
-                        });
+                        each_weight<BITS, OFFSETS>(
+                            codes, q0 + q, [&](int k, __m256 w) ALWAYS_INLINE {
+                                for (int m = 0; m < M; ++m) {
+                                    __m256& sum = dot[m][q][k % kChains];
+                                    sum =
+                                        _mm256_fmadd_ps(w, _mm256_set1_ps(x[m * stride + k]), sum);
+                                }
+                            });
                 for (int q = 0; q < kQ; ++q) {
-                    const __m256 scale = load_scale(base + block.header, q0 + q);
+                    const __m256 scale = load_scale(job, base, block, q0 + q);
                     for (int m = 0; m < M; ++m) {
                         float* const to = y[m] + 8 * (q0 + q);
                         __m256 total = dot[m][q][0];
                         if (kChains == 2) total = _mm256_add_ps(total, dot[m][q][kChains - 1]);
                         __m256 sum = _mm256_fmadd_ps(total, scale, _mm256_load_ps(to));
                         if (OFFSETS)
-                            sum = _mm256_fmadd_ps(
-                                load_offset(job, base + block.header, q0 + q, scale),
-                                _mm256_set1_ps(sums[m]), sum);
+                            sum = _mm256_fmadd_ps(load_offset(job, base, block, q0 + q, scale),
+                                                  _mm256_set1_ps(sums[m]), sum);
                         _mm256_store_ps(to, sum);
                     }
                 }
@@ -110,13 +123,13 @@ struct Scratch {
 
 template <int BITS, bool OFFSETS>
 void expand(const Job& job, const std::uint8_t* base, const Block& block, float (*to)[kPanelRows]) {
-    constexpr int kStep = BITS == 4 ? 8 : 4;
+    constexpr int kStep = step_length(BITS), kBytes = step_bytes(BITS);
     for (int q = 0; q < kQuarters; ++q) {
-        const __m256 scale = load_scale(base + block.header, q);
-        const __m256 offset = OFFSETS ? load_offset(job, base + block.header, q, scale) : scale;
+        const __m256 scale = load_scale(job, base, block, q);
+        const __m256 offset = OFFSETS ? load_offset(job, base, block, q, scale) : scale;
         for (int j = 0; j < block.steps; ++j)
             each_weight<BITS, OFFSETS>(
-                base + block.codes + j * kStepBytes + 32 * q, [&](int k, __m256 w) ALWAYS_INLINE {
+                base + block.codes + j * kBytes, q, [&](int k, __m256 w) ALWAYS_INLINE {
                     w = OFFSETS ? _mm256_fmadd_ps(w, scale, offset) : _mm256_mul_ps(w, scale);
                     _mm256_store_ps(to[j * kStep + k] + 8 * q, w);
                 });
@@ -167,14 +180,16 @@ void gemm_kernel(const Job& job, std::int64_t panel, std::int64_t row_begin, std
 }
 
 void gemv(const Job& job, std::int64_t panel_begin, std::int64_t panel_end) {
-    static constexpr PanelsKernel kernels[4][3] = ROWS_AND_KINDS(gemv_kernel);
-    kernels[job.rows - 1][kind(job)](job, panel_begin, panel_end);
+    with_kind(job, [&]<int BITS, bool OFFSETS>() {
+        with_rows(job,
+                  [&]<int M>() { gemv_kernel<M, BITS, OFFSETS>(job, panel_begin, panel_end); });
+    });
 }
 
 void gemm(const Job& job, std::int64_t panel, std::int64_t row_begin, std::int64_t row_end) {
-    static constexpr TileKernel kernels[3] = {gemm_kernel<4, false>, gemm_kernel<4, true>,
-                                              gemm_kernel<8, false>};
-    kernels[kind(job)](job, panel, row_begin, row_end);
+    with_kind(job, [&]<int BITS, bool OFFSETS>() {
+        gemm_kernel<BITS, OFFSETS>(job, panel, row_begin, row_end);
+    });
 }
 
 }  // namespace

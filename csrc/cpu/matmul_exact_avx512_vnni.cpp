@@ -35,6 +35,21 @@ void prepare(const Job& job, std::int64_t row_begin, std::int64_t row_end) {
 // nibble first: k 0 4 1 5 2 6 3 7.
 template <int BITS, class Use>
 ALWAYS_INLINE inline void each_weight(const std::uint8_t* codes, __m512 table, Use use) {
+    if (BITS == 5 || BITS == 6) {
+        // Too many values for a table in one register: the bytes are widened and table[0] added.
+        __m512i parts[2][2];
+        unpack_step<BITS>(codes, parts[0], parts[1]);
+        const __m512 minus_zero = _mm512_broadcastss_ps(_mm512_castps512_ps128(table));
+#pragma GCC unroll 8
+        for (int t = 0; t < 8; ++t)
+            for (int h = 0; h < 2; ++h) {
+                const __m512i shifted =
+                    _mm512_srli_epi32(parts[t / 4][h], static_cast<unsigned>(8 * (t % 4)));
+                const __m512i code = _mm512_and_si512(shifted, _mm512_set1_epi32(0xFF));
+                use(t, h, _mm512_add_ps(_mm512_cvtepi32_ps(code), minus_zero));
+            }
+        return;
+    }
     __m512i v[2];
     load_codes(codes, v);
     for (int h = 0; h < 2; ++h) {
@@ -57,12 +72,13 @@ ALWAYS_INLINE inline void each_weight(const std::uint8_t* codes, __m512 table, U
 
 __m512 code_table(const Job& job) {
     const __m512 codes = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    return _mm512_sub_ps(codes, _mm512_set1_ps(static_cast<float>(code_zero(4, job.offset))));
+    return _mm512_sub_ps(
+        codes, _mm512_set1_ps(static_cast<float>(code_zero(job.layout.bits, job.layout.offset))));
 }
 
 template <int M, int BITS, bool OFFSETS>
 void gemv_kernel(const Job& job, std::int64_t panel_begin, std::int64_t panel_end) {
-    constexpr int kStep = BITS == 4 ? 8 : 4;
+    constexpr int kStep = step_length(BITS), kBytes = step_bytes(BITS);
     constexpr int kChains = M == 1   ? 4
                             : M == 2 ? 2
                                      : 1;  // an FMA takes 4 cycles, two start in each
@@ -80,17 +96,17 @@ void gemv_kernel(const Job& job, std::int64_t panel_begin, std::int64_t panel_en
             for (auto& row : dot)
                 for (auto& half : row)
                     for (auto& chain : half) chain = _mm512_setzero_ps();
-            for (int j = 0; j < block.steps; ++j, codes += kStepBytes, x += kStep) {
-                _mm_prefetch(reinterpret_cast<const char*>(codes + kPrefetchBytes), _MM_HINT_T0);
-                _mm_prefetch(reinterpret_cast<const char*>(codes + kPrefetchBytes + 64),
-                             _MM_HINT_T0);
+            for (int j = 0; j < block.steps; ++j, codes += kBytes, x += kStep) {
+                for (int i = 0; i < kBytes; i += 64)
+                    _mm_prefetch(reinterpret_cast<const char*>(codes + kPrefetchBytes + i),
+                                 _MM_HINT_T0);
                 each_weight<BITS>(codes, table, [&](int k, int h, __m512 w) ALWAYS_INLINE {
                     for (int m = 0; m < M; ++m)
                         dot[m][h][k % kChains] = _mm512_fmadd_ps(
                             w, _mm512_set1_ps(x[m * stride + k]), dot[m][h][k % kChains]);
                 });
             }
-            const Header header = load_header<OFFSETS>(job, base + block.header);
+            const Header header = load_header<OFFSETS>(job, base, block);
             const float* const sums = job.sums + b * M;
             for (int m = 0; m < M; ++m)
                 for (int h = 0; h < 2; ++h) {
@@ -117,11 +133,11 @@ struct Scratch {
 
 template <int BITS, bool OFFSETS>
 void expand(const Job& job, const std::uint8_t* base, const Block& block, float (*to)[kPanelRows]) {
-    constexpr int kStep = BITS == 4 ? 8 : 4;
+    constexpr int kStep = step_length(BITS), kBytes = step_bytes(BITS);
     const __m512 table = code_table(job);
-    const Header header = load_header<OFFSETS>(job, base + block.header);
+    const Header header = load_header<OFFSETS>(job, base, block);
     for (int j = 0; j < block.steps; ++j)
-        each_weight<BITS>(base + block.codes + j * kStepBytes, table,
+        each_weight<BITS>(base + block.codes + j * kBytes, table,
                           [&](int k, int h, __m512 w) ALWAYS_INLINE {
                               w = OFFSETS ? _mm512_fmadd_ps(w, header.scale[h], header.offset[h])
                                           : _mm512_mul_ps(w, header.scale[h]);
@@ -183,14 +199,16 @@ void gemm_kernel(const Job& job, std::int64_t panel, std::int64_t row_begin, std
 }
 
 void gemv(const Job& job, std::int64_t panel_begin, std::int64_t panel_end) {
-    static constexpr PanelsKernel kernels[4][3] = ROWS_AND_KINDS(gemv_kernel);
-    kernels[job.rows - 1][kind(job)](job, panel_begin, panel_end);
+    with_kind(job, [&]<int BITS, bool OFFSETS>() {
+        with_rows(job,
+                  [&]<int M>() { gemv_kernel<M, BITS, OFFSETS>(job, panel_begin, panel_end); });
+    });
 }
 
 void gemm(const Job& job, std::int64_t panel, std::int64_t row_begin, std::int64_t row_end) {
-    static constexpr TileKernel kernels[3] = {gemm_kernel<4, false>, gemm_kernel<4, true>,
-                                              gemm_kernel<8, false>};
-    kernels[kind(job)](job, panel, row_begin, row_end);
+    with_kind(job, [&]<int BITS, bool OFFSETS>() {
+        gemm_kernel<BITS, OFFSETS>(job, panel, row_begin, row_end);
+    });
 }
 
 }  // namespace

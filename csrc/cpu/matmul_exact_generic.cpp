@@ -27,7 +27,7 @@ void gemm(const Job& job, std::int64_t panel, std::int64_t row_begin, std::int64
     for (std::int64_t b = 0; b < job.n_blocks; ++b) {
         const Block& block = job.blocks[b];
         const std::uint8_t* const base = job.panels + panel * job.panel_bytes;
-        const Header header = load_header(job, base + block.header);
+        const Header header = load_header(job, base, block);
         unpack(job, block, base + block.codes, codes);
         for (int i = 0; i < block.length; ++i)
             for (int r = 0; r < kPanelRows; ++r)

@@ -14,7 +14,8 @@ namespace {
 // ------------------------------------------------------------------------------- preparing x
 
 void prepare(const Job& job, std::int64_t row_begin, std::int64_t row_end) {
-    const int zero = job.bits == 4 ? code_zero(4, job.offset) : 0;  // 8 bits: see signed_codes
+    const int zero =  // 8 bits: see signed_codes
+        job.layout.bits == 8 ? 0 : code_zero(job.layout.bits, job.layout.offset);
     for (std::int64_t row = row_begin; row < row_end; ++row)
         for (std::int64_t b = 0; b < job.n_blocks; ++b) {
             const Block& block = job.blocks[b];
@@ -68,21 +69,25 @@ ALWAYS_INLINE inline __m256i dot_signed(__m256i w, __m256i w_abs, __m256i x) {
 
 // Q quarters of a panel at a time, chosen so that M * Q 16-bit and 32-bit sums stay in registers.
 //
-// 4 bits: a product pair is at most 2 * 15 * 127 = 3810, so the eight of four steps are summed in
-// 16 bits (30480) before they are widened.
-template <int M, int Q>
-ALWAYS_INLINE inline void gemv_steps4(const std::uint8_t* codes, const std::int8_t* x, int stride,
-                                      int steps, __m256i (&dot)[M][Q]) {
-    const __m256i mask = _mm256_set1_epi8(0x0F);
+// Steps whose products are summed in 16 bits before they are widened. 4 bits: a product pair is at
+// most 2 * 15 * 127 = 3810, so the eight of four steps come to 30480; 5 bits: four of 7874; 6 bits:
+// two of 16002.
+template <int BITS>
+constexpr int kSteps16 = BITS == 4   ? 4
+                         : BITS == 5 ? 2
+                                     : 1;
+
+template <int M, int BITS, int Q>
+ALWAYS_INLINE inline void gemv_steps(const std::uint8_t* codes, const std::int8_t* x, int stride,
+                                     int steps, int q0, __m256i (&dot)[M][Q]) {
     __m256i pairs[M][Q];
     for (auto& row : pairs)
         for (auto& sum : row) sum = _mm256_setzero_si256();
 #pragma GCC unroll 4
     for (int j = 0; j < steps; ++j)
         for (int q = 0; q < Q; ++q) {
-            const __m256i v = load_codes(codes + kStepBytes * j + 32 * q);
-            const __m256i low = _mm256_and_si256(v, mask);
-            const __m256i high = _mm256_and_si256(_mm256_srli_epi16(v, 4), mask);
+            __m256i low, high;
+            unpack_step<BITS>(codes + step_bytes(BITS) * j, q0 + q, low, high);
             for (int m = 0; m < M; ++m) {
                 const std::int8_t* const at = x + m * stride + 8 * j;
                 pairs[m][q] = _mm256_add_epi16(
@@ -97,16 +102,17 @@ ALWAYS_INLINE inline void gemv_steps4(const std::uint8_t* codes, const std::int8
 
 template <int M, int BITS, int Q>
 ALWAYS_INLINE inline void gemv_block(const std::uint8_t* codes, const std::int8_t* x, int stride,
-                                     int steps, __m256i (&dot)[M][Q]) {
-    if (BITS == 4) {
-        for (; steps >= 4; steps -= 4, codes += 4 * kStepBytes, x += 32) {
+                                     int steps, int q0, __m256i (&dot)[M][Q]) {
+    if constexpr (BITS != 8) {
+        constexpr int kSteps = kSteps16<BITS>, kBytes = kSteps * step_bytes(BITS);
+        for (; steps >= kSteps; steps -= kSteps, codes += kBytes, x += 8 * kSteps) {
             if (Q == kQuarters)
-                for (int i = 0; i < 4 * kStepBytes; i += 64)
+                for (int i = 0; i < kBytes; i += 64)
                     _mm_prefetch(reinterpret_cast<const char*>(codes + kPrefetchBytes + i),
                                  _MM_HINT_T0);
-            gemv_steps4<M, Q>(codes, x, stride, 4, dot);
+            gemv_steps<M, BITS, Q>(codes, x, stride, kSteps, q0, dot);
         }
-        if (steps > 0) gemv_steps4<M, Q>(codes, x, stride, steps, dot);
+        if (steps > 0) gemv_steps<M, BITS, Q>(codes, x, stride, steps, q0, dot);
         return;
     }
     for (; steps > 0; --steps, codes += kStepBytes, x += 4) {
@@ -115,7 +121,7 @@ ALWAYS_INLINE inline void gemv_block(const std::uint8_t* codes, const std::int8_
                 _mm_prefetch(reinterpret_cast<const char*>(codes + kPrefetchBytes + i),
                              _MM_HINT_T0);
         for (int q = 0; q < Q; ++q) {
-            const __m256i w = signed_codes(codes + 32 * q);
+            const __m256i w = signed_codes(codes + 32 * (q0 + q));
             const __m256i w_abs = _mm256_abs_epi8(w);
             for (int m = 0; m < M; ++m)
                 dot[m][q] =
@@ -140,12 +146,11 @@ void gemv_kernel(const Job& job, std::int64_t panel_begin, std::int64_t panel_en
                 __m256i dot[M][kQ];
                 for (int m = 0; m < M; ++m)
                     for (int q = 0; q < kQ; ++q) dot[m][q] = _mm256_set1_epi32(starts[m]);
-                gemv_block<M, BITS, kQ>(base + block.codes + 32 * q0, x, block.padded, block.steps,
-                                        dot);
+                gemv_block<M, BITS, kQ>(base + block.codes, x, block.padded, block.steps, q0, dot);
                 for (int q = 0; q < kQ; ++q) {
-                    const __m256 scale = load_scale(base + block.header, q0 + q);
+                    const __m256 scale = load_scale(job, base, block, q0 + q);
                     const __m256 offset =
-                        OFFSETS ? load_offset(job, base + block.header, q0 + q, scale) : scale;
+                        OFFSETS ? load_offset(job, base, block, q0 + q, scale) : scale;
                     for (int m = 0; m < M; ++m) {
                         float* const to = y[m] + 8 * (q0 + q);
                         __m256 sum = _mm256_fmadd_ps(
@@ -170,23 +175,24 @@ struct Scratch {
     alignas(32) float y[kTileRows][kPanelRows];
 };
 
-// 4 bits into steps of 4 k, a byte each; 8 bits into the same, signed.
-void unpack(const Job& job, const std::uint8_t* from, int steps, std::uint8_t* to) {
-    const __m256i mask = _mm256_set1_epi8(0x0F);
-    for (int j = 0; j < steps; ++j, from += kStepBytes)
+// 4, 5 or 6 bits into steps of 4 k, a byte each; 8 bits into the same, signed.
+template <int BITS>
+void unpack(const std::uint8_t* from, int steps, std::uint8_t* to) {
+    for (int j = 0; j < steps; ++j, from += step_bytes(BITS))
         for (int q = 0; q < kQuarters; ++q) {
             auto* const at = reinterpret_cast<__m256i*>(to + 32 * q);
-            if (job.bits == 8) {
+            if constexpr (BITS == 8) {
                 _mm256_store_si256(at + 4 * j, signed_codes(from + 32 * q));
-                continue;
+            } else {
+                __m256i low, high;
+                unpack_step<BITS>(from, q, low, high);
+                _mm256_store_si256(at + 8 * j, low);
+                _mm256_store_si256(at + 8 * j + 4, high);
             }
-            const __m256i v = load_codes(from + 32 * q);
-            _mm256_store_si256(at + 8 * j, _mm256_and_si256(v, mask));
-            _mm256_store_si256(at + 8 * j + 4, _mm256_and_si256(_mm256_srli_epi16(v, 4), mask));
         }
 }
 
-// M rows times 16 columns for up to eight steps of 4 k.
+// M rows times 16 columns for up to 2 * kSteps16 steps of 4 k.
 template <int M, int BITS>
 ALWAYS_INLINE inline void tile_steps(const std::uint8_t* codes, const std::int8_t* x, int stride,
                                      int steps, __m256i (&dot)[M][2]) {
@@ -235,9 +241,10 @@ void tile(const Job& job, Scratch& scratch, std::int64_t b, std::int64_t row, in
         const std::uint8_t* codes = scratch.codes + 4 * half;
         __m256i dot[M][2];
         for (int m = 0; m < M; ++m) dot[m][0] = dot[m][1] = _mm256_set1_epi32(starts[m]);
-        int steps = BITS == 4 ? 2 * block.steps : block.steps;
-        for (; steps >= 8; steps -= 8, codes += 8 * kStepBytes, x += 32)
-            tile_steps<M, BITS>(codes, x, stride, 8, dot);
+        constexpr int kSteps = BITS == 8 ? 8 : 2 * kSteps16<BITS>;
+        int steps = BITS == 8 ? block.steps : 2 * block.steps;
+        for (; steps >= kSteps; steps -= kSteps, codes += kSteps * kStepBytes, x += 4 * kSteps)
+            tile_steps<M, BITS>(codes, x, stride, kSteps, dot);
         if (steps > 0) tile_steps<M, BITS>(codes, x, stride, steps, dot);
         for (int m = 0; m < M; ++m)
             for (int h = 0; h < 2; ++h) {
@@ -263,13 +270,12 @@ void gemm_kernel(const Job& job, std::int64_t panel, std::int64_t row_begin, std
     __builtin_memset(scratch.y, 0, sizeof scratch.y[0] * static_cast<std::size_t>(rows));
     for (std::int64_t b = 0; b < job.n_blocks; ++b) {
         const Block& block = job.blocks[b];
-        unpack(job, base + block.codes, block.steps, scratch.codes);
+        unpack<BITS>(base + block.codes, block.steps, scratch.codes);
         for (int q = 0; q < kQuarters; ++q) {
-            const __m256 scale = load_scale(base + block.header, q);
+            const __m256 scale = load_scale(job, base, block, q);
             _mm256_store_ps(scratch.scale + 8 * q, scale);
             if (OFFSETS)
-                _mm256_store_ps(scratch.offset + 8 * q,
-                                load_offset(job, base + block.header, q, scale));
+                _mm256_store_ps(scratch.offset + 8 * q, load_offset(job, base, block, q, scale));
         }
         int m = 0;
         // 4 rows times 16 columns: eight sums. 2 by 16 was slower.
@@ -281,14 +287,16 @@ void gemm_kernel(const Job& job, std::int64_t panel, std::int64_t row_begin, std
 }
 
 void gemv(const Job& job, std::int64_t panel_begin, std::int64_t panel_end) {
-    static constexpr PanelsKernel kernels[4][3] = ROWS_AND_KINDS(gemv_kernel);
-    kernels[job.rows - 1][kind(job)](job, panel_begin, panel_end);
+    with_kind(job, [&]<int BITS, bool OFFSETS>() {
+        with_rows(job,
+                  [&]<int M>() { gemv_kernel<M, BITS, OFFSETS>(job, panel_begin, panel_end); });
+    });
 }
 
 void gemm(const Job& job, std::int64_t panel, std::int64_t row_begin, std::int64_t row_end) {
-    static constexpr TileKernel kernels[3] = {gemm_kernel<4, false>, gemm_kernel<4, true>,
-                                              gemm_kernel<8, false>};
-    kernels[kind(job)](job, panel, row_begin, row_end);
+    with_kind(job, [&]<int BITS, bool OFFSETS>() {
+        gemm_kernel<BITS, OFFSETS>(job, panel, row_begin, row_end);
+    });
 }
 
 }  // namespace

@@ -16,7 +16,7 @@ namespace {
 // ------------------------------------------------------------------------------- preparing x
 
 void prepare(const Job& job, std::int64_t row_begin, std::int64_t row_end) {
-    const int zero = code_zero(job.bits, job.offset);
+    const int zero = code_zero(job.layout.bits, job.layout.offset);
     for (std::int64_t row = row_begin; row < row_end; ++row)
         for (std::int64_t b = 0; b < job.n_blocks; ++b) {
             const Block& block = job.blocks[b];
@@ -55,16 +55,29 @@ ALWAYS_INLINE inline __m512i broadcast4(const std::int8_t* x) {
     return _mm512_set1_epi32(four);
 }
 
-// Straight from the codes. 4 bits: the high nibbles stay where they are (16 times too large) in
-// accumulators of their own, shifted once a block, so a step of 256 weights costs four ANDs and no
-// shift. The accumulators start at -code_zero * sum(x): a constant zero is free.
+// Straight from the codes. 8 k a step in `low`, 4 bits excepted: the high nibbles stay where they
+// are (16 times too large) in accumulators of their own, shifted once a block, so a step of 256
+// weights costs four ANDs and no shift. The accumulators start at -code_zero * sum(x): a constant
+// zero is free.
 template <int M, int BITS>
 ALWAYS_INLINE inline void gemv_step(const std::uint8_t* codes, const std::int8_t* x, int stride,
                                     __m512i (&low)[M][2], __m512i (&high)[M][2]) {
+    for (int i = 0; i < step_bytes(BITS); i += 64)
+        _mm_prefetch(reinterpret_cast<const char*>(codes + kPrefetchBytes + i), _MM_HINT_T0);
+    if (BITS == 5 || BITS == 6) {
+        __m512i first[2], second[2];
+        unpack_step<BITS>(codes, first, second);
+        for (int m = 0; m < M; ++m) {
+            const __m512i a = broadcast4(x + m * stride), c = broadcast4(x + m * stride + 4);
+            DOT(low[m][0], first[0], a);
+            DOT(low[m][1], first[1], a);
+            DOT(high[m][0], second[0], c);
+            DOT(high[m][1], second[1], c);
+        }
+        return;
+    }
     __m512i v[2];
     load_codes(codes, v);
-    _mm_prefetch(reinterpret_cast<const char*>(codes + kPrefetchBytes), _MM_HINT_T0);
-    _mm_prefetch(reinterpret_cast<const char*>(codes + kPrefetchBytes + 64), _MM_HINT_T0);
     if (BITS == 8) {
         for (int m = 0; m < M; ++m) {
             const __m512i a = broadcast4(x + m * stride);
@@ -87,7 +100,7 @@ ALWAYS_INLINE inline void gemv_step(const std::uint8_t* codes, const std::int8_t
 
 template <int M, int BITS, bool OFFSETS>
 void gemv_kernel(const Job& job, std::int64_t panel_begin, std::int64_t panel_end) {
-    constexpr int kStep = BITS == 4 ? 8 : 4;
+    constexpr int kStep = step_length(BITS), kBytes = step_bytes(BITS);
     for (std::int64_t p = panel_begin; p < panel_end; ++p) {
         const std::uint8_t* const base = job.panels + p * job.panel_bytes;
         __m512 y[M][2];
@@ -109,16 +122,17 @@ void gemv_kernel(const Job& job, std::int64_t panel_begin, std::int64_t panel_en
             int steps = block.steps;
             for (; steps >= 4; steps -= 4)
 #pragma GCC unroll 4
-                for (int j = 0; j < 4; ++j, codes += kStepBytes, x += kStep)
+                for (int j = 0; j < 4; ++j, codes += kBytes, x += kStep)
                     gemv_step<M, BITS>(codes, x, stride, low, high);
-            for (; steps > 0; --steps, codes += kStepBytes, x += kStep)
+            for (; steps > 0; --steps, codes += kBytes, x += kStep)
                 gemv_step<M, BITS>(codes, x, stride, low, high);
-            const Header header = load_header<OFFSETS>(job, base + block.header);
+            const Header header = load_header<OFFSETS>(job, base, block);
             for (int m = 0; m < M; ++m) {
                 const __m512 scale = _mm512_set1_ps(job.scales[b * M + m]);
                 for (int h = 0; h < 2; ++h) {
                     __m512i dot = low[m][h];
-                    if (BITS == 4) dot = _mm512_add_epi32(dot, _mm512_srai_epi32(high[m][h], 4));
+                    if (BITS == 4) high[m][h] = _mm512_srai_epi32(high[m][h], 4);
+                    if (BITS != 8) dot = _mm512_add_epi32(dot, high[m][h]);
                     y[m][h] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot),
                                               _mm512_mul_ps(header.scale[h], scale), y[m][h]);
                     if (OFFSETS)
@@ -147,16 +161,15 @@ struct Scratch {
     alignas(64) float y[kTileRows][kPanelRows];
 };
 
-// Unpacks 4-bit codes into steps of 4 k a byte each.
+// Unpacks 4, 5 or 6 bits into steps of 4 k, a byte each.
+template <int BITS>
 void unpack(const std::uint8_t* from, int steps, std::uint8_t* to) {
-    const __m512i mask = _mm512_set1_epi8(0x0F);
-    for (int j = 0; j < steps; ++j, from += kStepBytes, to += 2 * kStepBytes) {
-        __m512i v[2];
-        load_codes(from, v);
+    for (int j = 0; j < steps; ++j, from += step_bytes(BITS), to += 2 * kStepBytes) {
+        __m512i low[2], high[2];
+        unpack_step<BITS>(from, low, high);
         for (int h = 0; h < 2; ++h) {
-            _mm512_store_si512(to + 64 * h, _mm512_and_si512(v[h], mask));
-            _mm512_store_si512(to + kStepBytes + 64 * h,
-                               _mm512_and_si512(_mm512_srli_epi16(v[h], 4), mask));
+            _mm512_store_si512(to + 64 * h, low[h]);
+            _mm512_store_si512(to + kStepBytes + 64 * h, high[h]);
         }
     }
 }
@@ -223,7 +236,7 @@ void gemm_kernel(const Job& job, std::int64_t panel, std::int64_t row_begin, std
         for (; b < job.n_blocks && k + job.blocks[b].padded <= kChunk; ++b) {
             const Block& block = job.blocks[b];
             const std::int64_t at = b - block_begin;
-            const Header header = load_header<OFFSETS>(job, base + block.header);
+            const Header header = load_header<OFFSETS>(job, base, block);
             for (int h = 0; h < 2; ++h) {
                 _mm512_store_ps(scratch.scale[at] + 16 * h, header.scale[h]);
                 if (OFFSETS) _mm512_store_ps(scratch.offset[at] + 16 * h, header.offset[h]);
@@ -233,7 +246,7 @@ void gemm_kernel(const Job& job, std::int64_t panel, std::int64_t row_begin, std
                 scratch.steps[at] = block.steps;
             } else {
                 std::uint8_t* const to = scratch.codes + k / 4 * kStepBytes;
-                unpack(base + block.codes, block.steps, to);
+                unpack<BITS == 8 ? 4 : BITS>(base + block.codes, block.steps, to);
                 scratch.block_codes[at] = to;
                 scratch.steps[at] = 2 * block.steps;
             }
@@ -254,14 +267,16 @@ void gemm_kernel(const Job& job, std::int64_t panel, std::int64_t row_begin, std
 }
 
 void gemv(const Job& job, std::int64_t panel_begin, std::int64_t panel_end) {
-    static constexpr PanelsKernel kernels[4][3] = ROWS_AND_KINDS(gemv_kernel);
-    kernels[job.rows - 1][kind(job)](job, panel_begin, panel_end);
+    with_kind(job, [&]<int BITS, bool OFFSETS>() {
+        with_rows(job,
+                  [&]<int M>() { gemv_kernel<M, BITS, OFFSETS>(job, panel_begin, panel_end); });
+    });
 }
 
 void gemm(const Job& job, std::int64_t panel, std::int64_t row_begin, std::int64_t row_end) {
-    static constexpr TileKernel kernels[3] = {gemm_kernel<4, false>, gemm_kernel<4, true>,
-                                              gemm_kernel<8, false>};
-    kernels[kind(job)](job, panel, row_begin, row_end);
+    with_kind(job, [&]<int BITS, bool OFFSETS>() {
+        gemm_kernel<BITS, OFFSETS>(job, panel, row_begin, row_end);
+    });
 }
 
 }  // namespace

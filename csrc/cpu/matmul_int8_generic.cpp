@@ -45,7 +45,7 @@ void gemm(const Job& job, std::int64_t panel, std::int64_t row_begin, std::int64
     for (std::int64_t b = 0; b < job.n_blocks; ++b) {
         const Block& block = job.blocks[b];
         const std::uint8_t* const base = job.panels + panel * job.panel_bytes;
-        const Header header = load_header(job, base + block.header);
+        const Header header = load_header(job, base, block);
         unpack(job, block, base + block.codes, w);
         for (std::int64_t row = row_begin; row < row_end; ++row) {
             const auto* const from = static_cast<const std::int8_t*>(job.values) +

@@ -14,12 +14,14 @@ namespace sllmbench {
 struct SourceWeights {
     std::int64_t n;
     std::int64_t k;
-    int bits;
     std::int64_t group_size;
-    Offset offset;
-    const std::uint8_t* codes;    // 4 bits: [n, ceil(k/2)], lower k low; 8 bits: int8 [n, k]
-    const std::uint16_t* scales;  // fp16 [n, groups]
-    const void* offsets;          // nothing, u8 [n, groups] or fp16 [n, groups]
+    Layout layout;
+    const std::uint8_t* codes;  // 4 bits: [n, ceil(k/2)], lower k low; 5, 6, 8 (int8): [n, k]
+    const void* scales;         // fp16 [n, groups]; two levels: i8
+    const void* offsets;        // nothing, or [n, groups]: u8, or fp16 minima; two levels: u8
+    const std::uint16_t* super_scales;  // two levels: fp16 [n, ceil(k/256)]
+    const std::uint16_t* super_minima;  // two levels with minima: the same
+    const std::int32_t* order;  // nothing, or [k]: the input channel that each column belongs to
 };
 
 class PackedWeights {
@@ -28,31 +30,36 @@ class PackedWeights {
 
     std::int64_t n() const { return n_; }
     std::int64_t k() const { return k_; }
-    int bits() const { return bits_; }
-    Offset offset() const { return offset_; }
+    const Layout& layout() const { return layout_; }
     std::int64_t panels() const { return (n_ + kPanelRows - 1) / kPanelRows; }
     std::int64_t panel_bytes() const { return panel_bytes_; }
     std::int64_t k_padded() const { return k_padded_; }
     const std::vector<Block>& blocks() const { return blocks_; }
     const std::uint8_t* data() const { return data_.get(); }
-    // Bytes held: the packed panels and the table of blocks.
+    // The input channel that each column belongs to; nullptr where they are in order.
+    const std::int32_t* order() const { return order_.empty() ? nullptr : order_.data(); }
+    // Bytes held: the packed panels, the table of blocks, the order.
     std::size_t nbytes() const;
     // Writes row `row`'s k float32 weights to `out`.
     void dequantize_row(std::int64_t row, float* out) const;
 
  private:
     void lay_out(std::int64_t group_size);
+    std::int64_t lay_out_codes(std::int64_t codes, std::int64_t start, std::int64_t length,
+                               Block block);
+    void pack_scales(const SourceWeights& source, const Block& block, std::int64_t row, int r,
+                     std::uint8_t* base) const;
     void pack_panel(const SourceWeights& source, std::int64_t panel);
 
     struct Free {
         void operator()(std::uint8_t* p) const;
     };
     std::int64_t n_, k_;
-    int bits_;
-    Offset offset_;
+    Layout layout_;
     std::int64_t panel_bytes_ = 0;
     std::int64_t k_padded_ = 0;
     std::vector<Block> blocks_;
+    std::vector<std::int32_t> order_;
     std::unique_ptr<std::uint8_t, Free> data_;
 };
 
