@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -40,7 +41,7 @@ class BoundMatmul:
 
     Attributes:
         calls: one a copy of the weight; each is the library's own entry with its operands bound.
-        product: float32 [m, n], what the last call gave.
+        product: float32 [m, n], the product with the first copy.
         use: the kernel that ran; known after a call at the latest.
         weight_bytes: bytes of one copy as the kernel reads it: codes, scales, offsets, padding.
         values: float32 [n, k], the weights that the stored ones stand for.
@@ -68,6 +69,10 @@ class MatmulPath(ABC):
     def unsupported_shape(self, n: int, k: int) -> str | None:
         """Why it cannot multiply a weight [n, k]; None if it can."""
         return None
+
+    @abstractmethod
+    def bits_per_weight(self, k: int) -> float:
+        """Stored bits a weight in a row of ``k``, about: how many copies exceed a cache."""
 
     @abstractmethod
     def bind(self, operands: Operands) -> BoundMatmul:
