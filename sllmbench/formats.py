@@ -294,7 +294,7 @@ class QuantTensor:
 
 def stack_rows(parts: Sequence[QuantTensor]) -> QuantTensor:
     """One tensor of the rows of ``parts``, which have one format, k and order."""
-    arrays = {
+    arrays: dict[str, Any] = {
         what: np.concatenate([getattr(part, what) for part in parts])
         for what in ("codes", "scales", "offsets", "super_scales", "super_minima")
         if getattr(parts[0], what) is not None

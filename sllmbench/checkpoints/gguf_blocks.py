@@ -53,7 +53,7 @@ class BlockType:
         fmt = self.format
         article = "an" if fmt.bits == 8 else "a"
         kind = "symmetric" if fmt.offset == "symmetric" else "asymmetric"
-        scales = f" with integer scales" if fmt.two_level else ""
+        scales = " with integer scales" if fmt.two_level else ""
         return f"{article} {fmt.bits}-bit {kind} group-{fmt.group_size} grid{scales}"
 
 
