@@ -75,7 +75,7 @@ def from_gptq(
     group_size, order = _runs(stored.g_idx, groups)
     codes = codes_of(stored.qweight.T, bits)
     if order is not None:
-        codes = codes[:, order]
+        codes = np.ascontiguousarray(codes[:, order])
     # 15 stored by v1 is 16: a step beyond the codes, but a zero point like any other.
     zeros = np.ascontiguousarray(codes_of(stored.qzeros, bits).astype(np.uint16).T + below)
     scales = np.ascontiguousarray(stored.scales.T)

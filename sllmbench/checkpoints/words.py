@@ -21,8 +21,8 @@ def codes_of(words: NDArray[np.int32], bits: int) -> NDArray[np.uint8]:
 
 def words_of(codes: NDArray[np.uint8], bits: int) -> NDArray[np.int32]:
     """uint8 [rows, count * 32 / bits] codes of 4 or 8 bits → int32 [rows, count]."""
-    octets = np.ascontiguousarray(codes) if bits == 8 else pack_nibbles(codes)
-    return octets.view("<i4").astype(np.int32)
+    octets = codes if bits == 8 else pack_nibbles(codes)
+    return np.ascontiguousarray(octets).view("<i4").astype(np.int32)
 
 
 def check_scales(scales: NDArray[Any]) -> tuple[int, int]:
