@@ -113,9 +113,13 @@ def test_weights_on_the_grid_come_back_exactly() -> None:
 def test_q4_0_and_q5_0_are_ggmls_bit_for_bit(
     name: str, n: int, groups: int, exponent: int, ties: bool, seed: int
 ) -> None:
-    weight = np.random.default_rng(seed).standard_normal((n, 32 * groups)).astype(np.float32)
-    # Values on a coarse grid: largest magnitudes of both signs, codes halfway between two.
-    weight = np.round(weight * 4) / 4 if ties else weight * np.float32(10.0**exponent)
+    rng = np.random.default_rng(seed)
+    weight = (rng.standard_normal((n, 32 * groups)) * 10.0**exponent).astype(np.float32)
+    if ties:
+        # Integers up to 32, which is in every group: steps of 2 or 4, so many lie halfway; and
+        # largest magnitudes of both signs.
+        weight = rng.integers(-32, 33, weight.shape).astype(np.float32)
+        weight[:, ::32] = rng.choice([-32, 32], weight[:, ::32].shape)
     blocks = gguf.quantize(weight, gguf.GGMLQuantizationType[name])
     with tempfile.NamedTemporaryFile() as file:
         file.write(blocks.tobytes())
