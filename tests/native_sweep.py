@@ -58,6 +58,7 @@ FORMATS = [
     QuantFormat("5 bits, groups of 200", 5, 200, "minimum"),
     QuantFormat("6 bits, groups of 7", 6, 7),
     QuantFormat("two levels, groups of 8", 5, 8, two_level=True),
+    QuantFormat("two levels, groups of 64", 8, 64, two_level=True),
     QuantFormat("two levels, groups of 256", 4, 256, "minimum", two_level=True),
 ]
 ORDERED = [parse_format(name) for name in ("int4-g32", "int4-g128-asym", "int4-row", "int8-g128")]

@@ -30,7 +30,8 @@ def quantize(weight: Any, format: str | QuantFormat) -> QuantTensor:
     The scale is rounded to float16 before the codes are chosen, so the error is at most half a
     stored step, ``scale / 2`` (relative rounding of the scale, 2⁻¹¹, aside). Symmetric 4 bits
     takes ``scale = 2 max|w| / 15``, as GPTQ does; symmetric 8 bits ``max|w| / 127``; the others
-    divide ``[min(w, 0), max(w, 0)]`` (zero_point) or ``[min w, max w]`` (minimum) by 15.
+    divide ``[min(w, 0), max(w, 0)]`` (zero_point) or ``[min w, max w]`` (minimum) by 15; where 15
+    stands, 5 bits have 31 and 6 bits 63.
 
     ``q4_0`` and ``q5_0`` come out as ggml makes them, bit for bit: an error of up to a whole step
     at the end that has no code of its own. The K-quants are plain rounding, without ggml's search
@@ -158,9 +159,10 @@ def _minimum(values: NDArray[np.float32], top: int) -> dict[str, NDArray[Any]]:
 def _two_level(values: NDArray[np.float32], layout: QuantFormat) -> dict[str, NDArray[Any]]:
     top = (1 << layout.bits) - 1
     if layout.offset == "symmetric":
+        highest = top >> 1
         largest = np.abs(values).max(axis=-1)
-        scales, factors, supers = _factors(largest / np.float32(layout.zero - 1), layout, 127)
-        codes = _steps(values, scales, -layout.zero, layout.zero - 1) + layout.zero
+        scales, factors, supers = _factors(largest / np.float32(highest), layout, 127)
+        codes = _steps(values, scales, -highest, highest) + layout.zero
         return {"codes": codes, "scales": factors.astype(np.int8), "super_scales": supers}
     # Minima are subtracted and never negative, so a group's range includes 0.
     low, offsets, super_minima = _factors(np.maximum(-values.min(axis=-1), 0), layout, FACTOR_MAX)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sllmbench.checkpoints.gguf_blocks import read_blocks
 from sllmbench.checkpoints.gguf_header import GgufTensor
 from sllmbench.errors import InputError
-from sllmbench.formats import FORMAT_NAMES, SUPER_LENGTH, QuantTensor, parse_format
+from sllmbench.formats import FORMAT_NAMES, SUPER_LENGTH, QuantFormat, QuantTensor, parse_format
 from sllmbench.quantizers import quantize
 
 SHAPES = [(1, 1), (3, 5), (7, 33), (16, 128), (5, 300), (2, 576)]
@@ -62,6 +62,23 @@ def test_error_is_at_most_half_a_step(name: str, shape: tuple[int, int]) -> None
         tensor = quantize(weight.astype(np.float32), name)
         error = np.abs(tensor.dequantize().astype(np.float64) - weight.astype(np.float32))
         assert within(error, half_step(tensor))
+
+
+@pytest.mark.parametrize(
+    "fmt",
+    [
+        QuantFormat("5 bits, zero points", 5, 20, "zero_point"),
+        QuantFormat("5 bits, minima", 5, 64, "minimum"),
+        QuantFormat("6 bits", 6, 48),
+        QuantFormat("two levels, 4 bits symmetric", 4, 64, two_level=True),
+        QuantFormat("two levels, 8 bits", 8, 64, two_level=True),
+    ],
+    ids=lambda fmt: fmt.name,
+)
+def test_formats_without_a_name_of_their_own(fmt: QuantFormat) -> None:
+    weight = np.random.default_rng(4).standard_normal((7, 512)).astype(np.float32)
+    tensor = quantize(weight, fmt)
+    assert within(np.abs(tensor.dequantize().astype(np.float64) - weight), half_step(tensor))
 
 
 def test_the_bound_can_fail() -> None:
