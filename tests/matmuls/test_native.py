@@ -44,8 +44,8 @@ def test_the_product_is_that_of_the_stored_weights(
 
 def test_the_stored_bytes_are_near_the_formats() -> None:
     for name in NAMES:
-        bound = resolve(name).bind(operands(512, 1024, 1))
-        nominal = 512 * 1024 * parse_format(name).bits_per_weight(1024) / 8
+        bound = resolve(name).bind(operands(2048, 1024, 1))
+        nominal = 2048 * 1024 * parse_format(name).bits_per_weight(1024) / 8
         assert nominal <= bound.weight_bytes <= 1.03 * nominal, name
 
 
