@@ -19,6 +19,8 @@ from sllmbench.cli.display import show
 from sllmbench.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sllmbench.bench import RunResult
     from sllmbench.microbench import KernelResult
 
@@ -168,9 +170,7 @@ def run(
         print("interrupted", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     _write(result, output)
-    if result.disturbances:
-        busy = "; ".join(result.disturbances)
-        print(f"warning: the machine was busy as the run began: {busy}", file=sys.stderr)
+    _warn_of(result.disturbances)
     for failure in result.failures:
         if failure.detail:
             print(failure.detail, file=sys.stderr)
@@ -260,8 +260,7 @@ def kernel(
         print("interrupted", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     _write_kernels(result, output)
-    for note in result.notes:
-        print(f"note: {note}", file=sys.stderr)
+    _warn_of(result.disturbances)
     for failure in result.failures:
         print(f"error: {failure}", file=sys.stderr)
     if result.interrupted:
@@ -338,16 +337,24 @@ def _write_kernels(result: KernelResult, output: Output) -> None:
     from sllmbench.report import kernels
 
     records, baseline = result.records, result.baseline
+    told = (result.machine, records, baseline, result.notes)
     if output is Output.JSON:
-        sys.stdout.write(kernels.json(result.machine, records, baseline))
+        sys.stdout.write(kernels.json(*told))
     elif output is Output.TABLE:
-        show(lambda width: kernels.table(records, baseline, width))
+        show(lambda width: kernels.table(*told, width))
     elif output is Output.MD:
-        sys.stdout.write(kernels.markdown(records, baseline))
-    elif output is Output.CSV:
-        sys.stdout.write(kernels.csv(records, baseline))
+        sys.stdout.write(kernels.markdown(*told))
     else:
-        sys.stdout.write(kernels.jsonl(records, baseline))
+        write = kernels.csv if output is Output.CSV else kernels.jsonl
+        sys.stdout.write(write(records, baseline))
+        for note in result.notes:  # the others hold them
+            print(f"note: {note}", file=sys.stderr)
+
+
+def _warn_of(disturbances: Sequence[str]) -> None:
+    if disturbances:
+        busy = "; ".join(disturbances)
+        print(f"warning: the machine was busy as the run began: {busy}", file=sys.stderr)
 
 
 def _names(text: str | None) -> list[str] | None:

@@ -22,8 +22,17 @@ _WRONG = 0.2
 WRONG_MARK = "!"
 
 
-def table(records: Sequence[KernelRecord], baseline: str, width: int) -> RenderableType:
-    """A table a comparison, fastest first, and notes, for a terminal of ``width`` columns."""
+def table(
+    machine: MachineFacts,
+    records: Sequence[KernelRecord],
+    baseline: str,
+    missing: Sequence[str],
+    width: int,
+) -> RenderableType:
+    """A table a comparison, fastest first, and notes, for a terminal of ``width`` columns.
+
+    ``missing`` says what could not run and why, a sentence each.
+    """
     from rich.console import Group
     from rich.text import Text
 
@@ -31,15 +40,17 @@ def table(records: Sequence[KernelRecord], baseline: str, width: int) -> Rendera
     for title, rows in _comparisons(records):
         columns = _columns(rows, baseline)
         parts += [Text(title, style="bold"), text_grid(columns, width), ""]
-    return Group(*parts, notes_grid(_notes(records, baseline)))
+    return Group(*parts, notes_grid(_notes(machine, records, baseline, missing)))
 
 
-def markdown(records: Sequence[KernelRecord], baseline: str) -> str:
+def markdown(
+    machine: MachineFacts, records: Sequence[KernelRecord], baseline: str, missing: Sequence[str]
+) -> str:
     """Render the same tables, with every column, and notes in GitHub's markdown."""
     lines: list[str] = []
     for title, rows in _comparisons(records):
         lines += [f"**{title}**", "", *markdown_grid(_columns(rows, baseline)), ""]
-    return "\n".join([*lines, *markdown_notes(_notes(records, baseline))]) + "\n"
+    return "\n".join([*lines, *markdown_notes(_notes(machine, records, baseline, missing))]) + "\n"
 
 
 def flat(record: KernelRecord, records: Sequence[KernelRecord], baseline: str) -> dict[str, Any]:
@@ -51,11 +62,14 @@ def flat(record: KernelRecord, records: Sequence[KernelRecord], baseline: str) -
     }
 
 
-def json(machine: MachineFacts, records: Sequence[KernelRecord], baseline: str) -> str:
-    """One object: the machine, the records and the path that ratios are against."""
+def json(
+    machine: MachineFacts, records: Sequence[KernelRecord], baseline: str, missing: Sequence[str]
+) -> str:
+    """One object: the machine, the records, the baseline and what could not run."""
     whole = {
         "machine": machine.model_dump(mode="json"),
         "baseline": baseline,
+        "missing": list(missing),
         "records": [flat(record, records, baseline) for record in records],
     }
     return json_text.dumps(whole, indent=2, ensure_ascii=False) + "\n"
@@ -105,7 +119,10 @@ def _columns(rows: Sequence[KernelRecord], baseline: str) -> list[Column]:
     ]
 
 
-def _notes(records: Sequence[KernelRecord], baseline: str) -> list[tuple[str, str]]:
+def _notes(
+    machine: MachineFacts, records: Sequence[KernelRecord], baseline: str, missing: Sequence[str]
+) -> list[tuple[str, str]]:
+    libraries = ", ".join(f"{name} {version}" for name, version in machine.libraries.items())
     notes = [
         ("× base", f"{baseline}'s median divided by the row's: above 1 is faster than it"),
         (
@@ -124,12 +141,26 @@ def _notes(records: Sequence[KernelRecord], baseline: str) -> list[tuple[str, st
             "max |y - y64| / max |y64|: the float64 product of the weights as stored with the"
             " activations as given, every 509th channel of them 50 times as large",
         ),
+        *[("kernels", text) for text in _kernels(records)],
+        *[("missing", text) for text in missing],
+        ("machine", f"{machine.cpu_model}, {machine.cores} cores; {machine.os}; {libraries}"),
     ]
     wrong = [r for r in records if r.max_rel_error > _WRONG]
     if wrong:
         names = ", ".join(dict.fromkeys(f"{r.path} ({r.n}x{r.k})" for r in wrong))
         notes.insert(0, (WRONG_MARK, f"the product is wrong, so its time means nothing: {names}"))
     return notes
+
+
+def _kernels(records: Sequence[KernelRecord]) -> list[str]:
+    """Every kernel, ISA and arithmetic that ran, behind the paths that ran it."""
+    uses: dict[tuple[str, str, str], dict[str, None]] = {}
+    for r in records:
+        uses.setdefault((r.kernel, r.isa, r.arithmetic), {})[r.path] = None
+    return [
+        f"{', '.join(paths)}: {kernel} ({isa}, {arithmetic})"
+        for (kernel, isa, arithmetic), paths in uses.items()
+    ]
 
 
 def _interval(record: KernelRecord) -> Interval:
