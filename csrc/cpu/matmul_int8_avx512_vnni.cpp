@@ -227,14 +227,6 @@ void tile(const Job& job, std::int64_t panel, std::int64_t row) {
         store_panel(job, panel, row + m, y[m][0], y[m][1]);
 }
 
-// Calls call.operator()<M>() for an even height of at most M.
-template <int M, class Call>
-ALWAYS_INLINE inline void with_height(std::int64_t height, Call call) {
-    if constexpr (M > 2)
-        if (height < M) return with_height<M - 2>(height, call);
-    call.template operator()<M>();
-}
-
 void gemv(const Job& job, std::int64_t panel_begin, std::int64_t panel_end) {
     with_kind(job, [&]<int BITS, bool OFFSETS>() {
         with_rows(job,
