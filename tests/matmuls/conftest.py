@@ -23,8 +23,13 @@ def _operands(n: int, k: int, m: int, copies: int = 1) -> Operands:
     return Operands(weight, rng.standard_normal((m, k), dtype=np.float32), 2, copies)
 
 
-def _check_product(bound: BoundMatmul, x: NDArray[np.float32], group: int) -> None:
-    """Hold the product to float64's: int8 arithmetic rounds activations in groups of ``group``."""
+def _check_product(
+    bound: BoundMatmul, x: NDArray[np.float32], group: int, scale_rounding: float = 0
+) -> None:
+    """Hold the product to float64's.
+
+    int8 arithmetic rounds activations in groups of ``group``, whose scales may be rounded too.
+    """
     exact = x.astype(np.float64) @ bound.values.astype(np.float64).T
     magnitudes = np.abs(bound.values.astype(np.float64))
     # float32 sums of k products: k roundings of 2^-24 at the very worst
@@ -32,8 +37,9 @@ def _check_product(bound: BoundMatmul, x: NDArray[np.float32], group: int) -> No
     if bound.use().arithmetic == "int8":
         # half a step each of a group's largest / 127, and what float32 loses of a step itself
         for at in range(0, x.shape[1], group):
-            steps = np.abs(x[:, at : at + group]).max(axis=1) / 127
-            allowed += np.outer(0.501 * steps, magnitudes[:, at : at + group].sum(axis=1))
+            largest = np.abs(x[:, at : at + group]).max(axis=1)
+            error = largest / 127 * 0.501 + largest * scale_rounding
+            allowed += np.outer(error, magnitudes[:, at : at + group].sum(axis=1))
     got = bound.product()
     assert got.shape == exact.shape
     assert got.dtype == np.float32
