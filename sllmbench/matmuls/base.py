@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class BoundMatmul:
         use: the kernel that ran; known after a call at the latest.
         weight_bytes: bytes of one copy as the kernel reads it: codes, scales, offsets, padding.
         values: float32 [n, k], the weights that the stored ones stand for.
+        products_per_call: for a library that can only multiply with all copies at once, their
+            number; ``calls`` is then one call, and its time is that of so many products.
     """
 
     calls: Sequence[Callable[[], object]]
@@ -52,6 +55,7 @@ class BoundMatmul:
     use: Callable[[], KernelUse]
     weight_bytes: int
     values: NDArray[np.float32]
+    products_per_call: int = 1
 
 
 class MatmulPath(ABC):
@@ -81,3 +85,11 @@ class MatmulPath(ABC):
         Raises:
             InputError: the library refuses these operands.
         """
+
+
+def missing_library(names: Sequence[str], extra: str) -> str | None:
+    """Say which of the packages ``names`` is not installed, and the extra that brings it."""
+    for name in names:
+        if find_spec(name) is None:
+            return f"{name} is not installed; pip install 'sllmbench[{extra}]'"
+    return None
