@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import numpy as np
@@ -120,3 +121,13 @@ def test_the_roofs_are_measured() -> None:
     worker = KernelWorker()
     assert worker.read_bandwidth(1 << 20, 1)["gbs"] > 0.1
     assert worker.peak_rate("int8", "generic", 1)["gops"] > 0.1
+
+
+def test_a_process_of_ours_never_loads_torch() -> None:
+    script = (
+        "import sys; from sllmbench.microbench.worker import KernelWorker;"
+        "KernelWorker().bind('int8', 'int8', None, 32, 64, 1, 1, 1, 0);"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr
