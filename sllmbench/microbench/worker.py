@@ -75,14 +75,15 @@ class KernelWorker:
         }
 
     def turn(self, seconds: float) -> dict[str, Any]:
-        """Call for about ``seconds``, at least three times; the median of the calls."""
+        """Call for about ``seconds``, at least three times; the median time of a product."""
         assert self._bound is not None
         gc.disable()  # a full collection takes longer than most calls
         try:
             times = time_calls(self._bound.calls, seconds, self._clock_ns)
         finally:
             gc.enable()
-        return {"median_ns": statistics.median(times), "calls": len(times)}
+        median_ns = statistics.median(times) / self._bound.products_per_call
+        return {"median_ns": median_ns, "calls": len(times)}
 
     def read_bandwidth(self, bytes: int, threads: int) -> dict[str, Any]:
         """The best of a few windows, GB/s."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from sllmbench.errors import InputError
+from sllmbench.matmuls import BoundMatmul
 from sllmbench.microbench.worker import (
     OUTLIER_EVERY,
     KernelWorker,
@@ -107,6 +110,14 @@ def test_a_worker_binds_and_takes_turns() -> None:
     turn = worker.turn(0.01)
     assert turn["median_ns"] > 0
     assert turn["calls"] >= 3
+
+
+def test_a_call_of_many_products_is_timed_as_many() -> None:
+    worker, nothing = KernelWorker(), cast("Any", None)
+    worker._bound = BoundMatmul(
+        [lambda: time.sleep(0.002)], nothing, nothing, 1, nothing, products_per_call=10
+    )
+    assert 2e5 <= worker.turn(0.01)["median_ns"] < 1e6
 
 
 def test_int8_activations_pay_for_outliers() -> None:
