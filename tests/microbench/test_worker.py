@@ -5,13 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from sllmbench.errors import InputError
-from sllmbench.matmuls import BoundMatmul
 from sllmbench.microbench.worker import (
     OUTLIER_EVERY,
     KernelWorker,
@@ -113,10 +111,8 @@ def test_a_worker_binds_and_takes_turns() -> None:
 
 
 def test_a_call_of_many_products_is_timed_as_many() -> None:
-    worker, nothing = KernelWorker(), cast("Any", None)
-    worker._bound = BoundMatmul(
-        [lambda: time.sleep(0.002)], nothing, nothing, 1, nothing, products_per_call=10
-    )
+    worker = KernelWorker()
+    worker._calls, worker._products_per_call = [lambda: time.sleep(0.002)], 10
     assert 2e5 <= worker.turn(0.01)["median_ns"] < 1e6
 
 
