@@ -38,4 +38,12 @@ static inline void with_rows(const Job& job, Call call) {
     }
 }
 
+// Calls call.operator()<M>() for an even height of at most M.
+template <int M, class Call>
+static inline void with_height(std::int64_t height, Call call) {
+    if constexpr (M > 2)
+        if (height < M) return with_height<M - 2>(height, call);
+    call.template operator()<M>();
+}
+
 }  // namespace sllmbench

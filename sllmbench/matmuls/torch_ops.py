@@ -134,6 +134,10 @@ class TorchInt8Pack(MatmulPath):
             return None
         return f"torch {torch.__version__} has no CPU int8 operator"
 
+    def unsupported_shape(self, n: int, k: int) -> str | None:
+        """Other widths gave wrong products and a segmentation fault with torch 2.13."""
+        return None if k % 32 == 0 else "torch's kernel reads past rows of a k not in thirty-twos"
+
     def bits_per_weight(self, k: int) -> float:
         """Codes and a scale a row."""
         return 8 + 16 / k

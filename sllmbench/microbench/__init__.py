@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sllmbench import _native, hardware
 from sllmbench.checkpoints.base import Progress, silent
 from sllmbench.errors import InputError
+from sllmbench.hardware import load
 from sllmbench.matmuls import resolve
 from sllmbench.measure.timing import median_interval
 from sllmbench.microbench.plan import Case, KernelPlan, make_plan
@@ -37,6 +38,7 @@ class KernelResult:
         baseline: the path that ratios are against.
         notes: paths and cases that could not run, with the reason.
         failures: processes that died.
+        disturbances: what else was busy on the machine when the comparison began.
     """
 
     machine: MachineFacts
@@ -44,6 +46,7 @@ class KernelResult:
     records: list[KernelRecord] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    disturbances: tuple[str, ...] = ()
     interrupted: bool = False
 
 
@@ -103,8 +106,10 @@ def compare_kernels(
 
 def execute(plan: KernelPlan, progress: Progress = silent) -> KernelResult:
     """Carry a plan out. A Ctrl-C ends it early with what was measured."""
+    disturbances = load.disturbances()
     with ExitStack() as exits:
         session = _Session(plan)
+        session.result.disturbances = disturbances
         exits.callback(session.kill_all)
         try:
             for done, case in enumerate(plan.cases):
@@ -154,17 +159,18 @@ class _Session:
             self.result.records.append(self._record(path, case, bound[path], turns, others))
 
     def _ask(self, path: str, do: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
-        """Let the path's process run for one command; None where it failed."""
+        """Let the path's process run for one command; None where it failed or would not."""
         if path not in self._workers:
             self._workers[path] = Worker(path, _MODULE)
         worker = self._workers[path]
         worker.resume()
         try:
             return worker.ask(do, **arguments)
-        except (WorkerError, InputError) as error:
-            self.result.failures.append(
-                str(error) if isinstance(error, WorkerError) else f"path {path}: {error}"
-            )
+        except InputError as error:  # the library refuses the case; it may take the next
+            self._note(f"{path}: {error}")
+            return None
+        except WorkerError as error:
+            self.result.failures.append(str(error))
             worker.kill()
             del self._workers[path]
             return None

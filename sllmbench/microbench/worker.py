@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import math
 import statistics
 import sys
 import time
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 OUTLIER_EVERY, OUTLIER_FACTOR = 509, 50
 """Activations have channels far above the others; int8 arithmetic must show what they cost it."""
 _CLOCK_SHARE = 0.01
+_WARM_SHARE = 0.1
+"""Of a turn, spent on untimed calls."""
 _WARM_CALLS = 2
 
 
@@ -73,7 +77,11 @@ class KernelWorker:
     def turn(self, seconds: float) -> dict[str, Any]:
         """Call for about ``seconds``, at least three times; the median of the calls."""
         assert self._bound is not None
-        times = time_calls(self._bound.calls, seconds, self._clock_ns)
+        gc.disable()  # a full collection takes longer than most calls
+        try:
+            times = time_calls(self._bound.calls, seconds, self._clock_ns)
+        finally:
+            gc.enable()
         return {"median_ns": statistics.median(times), "calls": len(times)}
 
     def read_bandwidth(self, bytes: int, threads: int) -> dict[str, Any]:
@@ -133,15 +141,18 @@ def time_calls(
 ) -> list[float]:
     """Nanoseconds a call, of batches long enough that the clock is below 1% of them.
 
-    The first round is not timed: others ran since the last turn, threads and caches are cold.
+    First untimed calls: others ran since the last turn, threads sleep and caches are cold. How long
+    a batch must be is judged from the fastest of them, never from one that had to wake a thread.
     """
-    batch, turned = 1, 0
-    start = now()
-    for call in calls:
-        call()
-    fastest = (now() - start) / len(calls)
-    if fastest * _CLOCK_SHARE < clock_cost_ns:
-        batch = int(clock_cost_ns / (_CLOCK_SHARE * max(fastest, 1))) + 1
+    passes: list[float] = []
+    warm = now() + _WARM_SHARE * seconds * 1e9
+    while not passes or now() < warm:
+        start = now()
+        for call in calls:
+            call()
+        passes.append((now() - start - clock_cost_ns) / len(calls))
+    batch = math.ceil(clock_cost_ns / (_CLOCK_SHARE * max(min(passes), 1)))
+    turned = 0
     times: list[float] = []
     end = now() + seconds * 1e9
     while now() < end or len(times) < 3:
