@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 
 from sllmbench.errors import InputError
-from sllmbench.matmuls import ggml, native, onnxruntime, torch_ops
+from sllmbench.matmuls import ggml, native, onnxruntime, openvino, torch_ops
 from sllmbench.matmuls.base import BoundMatmul, MatmulPath, Operands
 from sllmbench.record import Arithmetic
 
 __all__ = ["Arithmetic", "BoundMatmul", "MatmulPath", "Operands", "matmul_names", "resolve"]
 
-_PEERS = (torch_ops, onnxruntime, ggml)
+_PEERS = (torch_ops, onnxruntime, openvino, ggml)
 """Each has its ``NAMES`` and ``resolve``."""
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sllmbench.matmuls.base import Operands
 
 _missing = resolve("ggml:q8_0").unavailable()
+_isa = "" if _missing is not None else ggml_library.library().isa()
 needs_library = pytest.mark.skipif(_missing is not None, reason=_missing or "")
 
 
@@ -56,6 +57,19 @@ def test_copies_are_the_weight_with_its_rows_moved(
     for copy in (1, 2):
         np.testing.assert_array_equal(products.product(copy), np.roll(first, copy, axis=1))
     assert capfd.readouterr() == ("", "")  # ggml would tell of every tensor
+
+
+@needs_library
+@pytest.mark.skipif("avx2" not in _isa, reason="ggml has no layout of its own without AVX2")
+def test_the_layout_that_ggml_prefers_is_used_and_named(
+    make_operands: Callable[..., Operands],
+) -> None:
+    path = resolve("ggml:q4_0")
+    assert path.bind(make_operands(77, 256, 1)).use().kernel == "ggml.mul_mat q4_0 (CPU)"
+    assert path.bind(make_operands(96, 256, 1)).use().kernel in (
+        "ggml.mul_mat q4_0 (CPU_REPACK)",
+        "ggml.mul_mat q4_0 (AMX)",
+    )
 
 
 @needs_library

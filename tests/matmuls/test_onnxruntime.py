@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from sllmbench.matmuls import base, onnxruntime, resolve
+from sllmbench.matmuls.native import quantized
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,6 +53,11 @@ def test_a_call_multiplies_with_every_copy(make_operands: Callable[..., Operands
     assert len(three.calls) == 1
     assert three.products_per_call == 3
     np.testing.assert_array_equal(three.product(), one.product())
+    given = make_operands(48, 64, 2, copies=3)
+    model = onnxruntime._model(quantized(given.weight, "int4-g32"), 32, 4, given)
+    products = onnxruntime._session(model, 1).run(None, {"x": given.x})
+    for copy in range(3):
+        np.testing.assert_array_equal(products[copy], np.roll(one.product(), copy, axis=1))
 
 
 def test_a_missing_library_names_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
