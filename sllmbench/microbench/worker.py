@@ -82,7 +82,8 @@ class KernelWorker:
             times = time_calls(self._bound.calls, seconds, self._clock_ns)
         finally:
             gc.enable()
-        return {"median_ns": statistics.median(times), "calls": len(times)}
+        products = self._bound.products_per_call
+        return {"median_ns": statistics.median(times) / products, "calls": len(times)}
 
     def read_bandwidth(self, bytes: int, threads: int) -> dict[str, Any]:
         """The best of a few windows, GB/s."""
