@@ -15,7 +15,8 @@ import pytest
 from sllmbench.errors import InputError
 from sllmbench.measure.memory import PeakRss
 from sllmbench.record import Quality
-from sllmbench.trial import Trial, TrialError
+from sllmbench.trial import Trial
+from sllmbench.worker import WorkerError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -125,7 +126,7 @@ def test_bad_input_travels_as_an_input_error(trial: Trial) -> None:
 
 def test_a_bug_travels_with_its_traceback_and_the_child_lives_on(trial: Trial) -> None:
     for _ in range(2):
-        with pytest.raises(TrialError, match="path fp32 failed: KeyError: 'nonsense'") as caught:
+        with pytest.raises(WorkerError, match="path fp32 failed: KeyError: 'nonsense'") as caught:
             trial.ask("nonsense")
         assert "Traceback" in caught.value.detail
 
@@ -135,10 +136,10 @@ def test_a_child_never_asks_the_hub(trial: Trial) -> None:
 
 
 def test_sigint_is_the_parents_to_answer(trial: Trial) -> None:
-    with pytest.raises(TrialError, match="KeyError"):  # it has started
+    with pytest.raises(WorkerError, match="KeyError"):  # it has started
         trial.ask("nonsense")
     os.kill(trial.pid, signal.SIGINT)
-    with pytest.raises(TrialError, match="KeyError"):
+    with pytest.raises(WorkerError, match="KeyError"):
         trial.ask("nonsense")
     assert os.getpgid(trial.pid) == trial.pid
 
@@ -149,18 +150,19 @@ def test_a_killed_child_is_named_with_its_signal(trial: Trial, wait: bool) -> No
     deadline = time.monotonic() + 10
     while wait and psutil.Process(trial.pid).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline
-    with pytest.raises(TrialError, match=r"path fp32 failed: its process was killed by SIGKILL"):
+    with pytest.raises(WorkerError, match=r"path fp32 failed: its process was killed by SIGKILL"):
         trial.ask("time", n_gen=1)
 
 
 def test_a_stopped_child_dies_with_its_parent() -> None:
     script = """
 import time
-from sllmbench.trial import Trial, TrialError
+from sllmbench.trial import Trial
+from sllmbench.worker import WorkerError
 trial = Trial("fp32")
 try:
     trial.ask("nonsense")
-except TrialError:
+except WorkerError:
     trial.pause()
     print(trial.pid, flush=True)
 time.sleep(60)

@@ -1,6 +1,7 @@
 // How a per-ISA file picks one of its kernels.
 #pragma once
 
+#include "cpu/lanes.h"
 #include "cpu/matmul.h"
 
 namespace sllmbench {
@@ -36,6 +37,14 @@ static inline void with_rows(const Job& job, Call call) {
         default:
             return call.template operator()<4>();
     }
+}
+
+// Calls call.operator()<M>() for an even height of at most M.
+template <int M, class Call>
+ALWAYS_INLINE static inline void with_height(std::int64_t height, Call call) {
+    if constexpr (M > 2)
+        if (height < M) return with_height<M - 2>(height, call);
+    call.template operator()<M>();
 }
 
 }  // namespace sllmbench

@@ -12,11 +12,6 @@
 namespace sllmbench {
 
 static constexpr int kVectors = kBlockLength / 16;
-// How far the gemvs prefetch ahead, into the next panel too. One row times 8192x2048 int4-g32 from
-// memory, one thread, 10th percentiles in us: int8 0 KB 301, 2 KB 287, 8 KB 272; exact 0 KB 346,
-// 2 KB 346, 8 KB 287.
-static constexpr int kPrefetchBytes = 8192;
-
 static inline __mmask16 first(int count) {
     return static_cast<__mmask16>(count >= 16 ? 0xFFFFu : count <= 0 ? 0u : (1u << count) - 1);
 }

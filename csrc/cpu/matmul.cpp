@@ -15,6 +15,7 @@ namespace {
 
 // Weights times rows below this are done by the caller alone: sharing costs 1-2 us.
 constexpr std::int64_t kShareFromBytes = 48 << 10;
+constexpr std::int64_t kTaskBytes = 256 << 10;
 
 // The prepared activations of the calling thread, kept between calls.
 class Workspace {
@@ -81,11 +82,19 @@ void multiply_chunk(const Job& job, const Kernels& kernels, bool gemv, int threa
     pool_run(job.rows / kRowStep, threads, [&](std::int64_t begin, std::int64_t end) {
         kernels.prepare(job, begin * kRowStep, end * kRowStep);
     });
+    // A task is a few panels, which stay in L2, times kTileRows rows; inside it a kernel's tile of
+    // rows meets one panel after the other, so that its activations stay in L1.
+    const std::int64_t group = std::clamp<std::int64_t>(kTaskBytes / job.panel_bytes, 1, 8);
+    const std::int64_t groups = (panels + group - 1) / group;
     const std::int64_t tiles = (job.rows + kTileRows - 1) / kTileRows;
-    pool_run(panels * tiles, threads, [&](std::int64_t begin, std::int64_t end) {
+    pool_run(groups * tiles, threads, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t task = begin; task < end; ++task) {
-            const std::int64_t row = task % tiles * kTileRows;
-            kernels.gemm(job, task / tiles, row, std::min(job.rows, row + kTileRows));
+            const std::int64_t first = task / tiles * group, last = std::min(panels, first + group);
+            const std::int64_t start = task % tiles * kTileRows;
+            const std::int64_t stop = std::min(job.rows, start + kTileRows);
+            for (std::int64_t row = start; row < stop; row += kernels.tile_rows)
+                for (std::int64_t panel = first; panel < last; ++panel)
+                    kernels.gemm(job, panel, row, std::min(stop, row + kernels.tile_rows));
         }
     });
 }

@@ -53,8 +53,10 @@ struct Kernels {
     // Whole panels, for job.rows <= kGemvRows: straight from the codes, but generic, which unpacks
     // a block as its gemm does.
     void (*gemv)(const Job&, std::int64_t panel_begin, std::int64_t panel_end);
-    // One panel times rows row_begin .. row_end-1 (at most kTileRows, a multiple of kRowStep).
+    // One panel times rows row_begin .. row_end-1 (at most tile_rows, a multiple of kRowStep).
     void (*gemm)(const Job&, std::int64_t panel, std::int64_t row_begin, std::int64_t row_end);
+    // Rows that share what gemm unpacks of a panel; at most kTileRows.
+    std::int64_t tile_rows;
 };
 
 class PackedWeights;

@@ -26,8 +26,6 @@ void prepare(const Job& job, std::int64_t row_begin, std::int64_t row_end) {
 template <int M, int BITS>
 ALWAYS_INLINE inline void gemv_step(const std::uint8_t* codes, const std::int8_t* x, int stride,
                                     __m512i (&low)[M][2], __m512i (&high)[M][2]) {
-    for (int i = 0; i < step_bytes(BITS); i += 64)
-        _mm_prefetch(reinterpret_cast<const char*>(codes + kPrefetchBytes + i), _MM_HINT_T0);
     if (BITS == 5 || BITS == 6) {
         __m512i first[2], second[2];
         unpack_step<BITS>(codes, first, second);
@@ -62,6 +60,27 @@ ALWAYS_INLINE inline void gemv_step(const std::uint8_t* codes, const std::int8_t
     }
 }
 
+// A block's float sums: y += scale * scale of x * dot, and the offset's share.
+template <bool OFFSETS>
+ALWAYS_INLINE inline __m512 fold(__m512i dot, __m512 scale, __m512 offset, float x_scale,
+                                 float x_sum, __m512 y) {
+    y = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(scale, _mm512_set1_ps(x_scale)), y);
+    return OFFSETS ? _mm512_fmadd_ps(offset, _mm512_set1_ps(x_sum), y) : y;
+}
+
+// Without a loop: 8192x2048 int4-g128 hot in L3, one row, one thread, 120 us against 142 with a
+// loop of four steps unrolled, 159 with a prefetch in it. No prefetch at all: on Zen 4 the
+// processor's own keeps up, from memory too (8 KB ahead, all lines: 23 GB/s of one thread against
+// 30). Zen 5 gained 10% from memory by 8 KB ahead.
+template <int M, int BITS, int STEPS>
+ALWAYS_INLINE inline void gemv_steps(const std::uint8_t* codes, const std::int8_t* x, int stride,
+                                     __m512i (&low)[M][2], __m512i (&high)[M][2]) {
+#pragma GCC unroll 16
+    for (int j = 0; j < STEPS; ++j)
+        gemv_step<M, BITS>(codes + j * step_bytes(BITS), x + j * step_length(BITS), stride, low,
+                           high);
+}
+
 template <int M, int BITS, bool OFFSETS>
 void gemv_kernel(const Job& job, std::int64_t panel_begin, std::int64_t panel_end) {
     constexpr int kStep = step_length(BITS), kBytes = step_bytes(BITS);
@@ -83,27 +102,32 @@ void gemv_kernel(const Job& job, std::int64_t panel_begin, std::int64_t panel_en
                     KEEP(low[m][h]);
                     KEEP(high[m][h]);
                 }
-            int steps = block.steps;
-            for (; steps >= 4; steps -= 4)
-#pragma GCC unroll 4
-                for (int j = 0; j < 4; ++j, codes += kBytes, x += kStep)
-                    gemv_step<M, BITS>(codes, x, stride, low, high);
-            for (; steps > 0; --steps, codes += kBytes, x += kStep)
-                gemv_step<M, BITS>(codes, x, stride, low, high);
+            switch (block.steps) {
+                case 16:
+                    gemv_steps<M, BITS, 16>(codes, x, stride, low, high);
+                    break;
+                case 8:
+                    gemv_steps<M, BITS, 8>(codes, x, stride, low, high);
+                    break;
+                case 4:
+                    gemv_steps<M, BITS, 4>(codes, x, stride, low, high);
+                    break;
+                case 2:
+                    gemv_steps<M, BITS, 2>(codes, x, stride, low, high);
+                    break;
+                default:
+                    for (int j = 0; j < block.steps; ++j, codes += kBytes, x += kStep)
+                        gemv_step<M, BITS>(codes, x, stride, low, high);
+            }
             const Header header = load_header<OFFSETS>(job, base, block);
-            for (int m = 0; m < M; ++m) {
-                const __m512 scale = _mm512_set1_ps(job.scales[b * M + m]);
+            for (int m = 0; m < M; ++m)
                 for (int h = 0; h < 2; ++h) {
                     __m512i dot = low[m][h];
                     if (BITS == 4) high[m][h] = _mm512_srai_epi32(high[m][h], 4);
                     if (BITS != 8) dot = _mm512_add_epi32(dot, high[m][h]);
-                    y[m][h] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot),
-                                              _mm512_mul_ps(header.scale[h], scale), y[m][h]);
-                    if (OFFSETS)
-                        y[m][h] = _mm512_fmadd_ps(header.offset[h],
-                                                  _mm512_set1_ps(job.sums[b * M + m]), y[m][h]);
+                    y[m][h] = fold<OFFSETS>(dot, header.scale[h], header.offset[h],
+                                            job.scales[b * M + m], job.sums[b * M + m], y[m][h]);
                 }
-            }
         }
         for (int m = 0; m < M; ++m) store_panel(job, p, m, y[m][0], y[m][1]);
     }
@@ -111,123 +135,60 @@ void gemv_kernel(const Job& job, std::int64_t panel_begin, std::int64_t panel_en
 
 // --------------------------------------------------------------------------------- more rows
 
-// A panel is taken in chunks of k whose unpacked codes stay in L1; each tile of rows then runs over
-// the chunk's blocks with its float sums in registers.
-constexpr int kChunk = 512;
-constexpr int kChunkBlocks = kChunk / 8;  // a block has at least 8 padded k
+// Rows of a tile, an even number. 128 rows times 8192x2048 on Zen 4, two threads, GOP/s at g128 and
+// g32: 6 rows 761, 649; 8 rows 756, 637; 10 rows 756, 610; 12 rows 750, 587. Before, the codes were
+// unpacked once for all rows, 512 k at a time, into L1: 676, 595, and 16 rows 585 against 778; the
+// stores and the cold loads of the unpacking (8% of the time at 128 rows) had nothing beside them.
+constexpr int kTallest = 8;
 
-struct Scratch {
-    alignas(64) std::uint8_t codes[kChunk / 4 * kStepBytes];  // as formats.h stores 8 bits
-    alignas(64) float scale[kChunkBlocks][kPanelRows];
-    alignas(64) float offset[kChunkBlocks][kPanelRows];
-    const std::uint8_t* block_codes[kChunkBlocks];
-    int steps[kChunkBlocks];
-    alignas(64) float y[kTileRows][kPanelRows];
-};
-
-// Unpacks 4, 5 or 6 bits into steps of 4 k, a byte each.
-template <int BITS>
-void unpack(const std::uint8_t* from, int steps, std::uint8_t* to) {
-    for (int j = 0; j < steps; ++j, from += step_bytes(BITS), to += 2 * kStepBytes) {
-        __m512i low[2], high[2];
-        unpack_step<BITS>(from, low, high);
-        for (int h = 0; h < 2; ++h) {
-            _mm512_store_si512(to + 64 * h, low[h]);
-            _mm512_store_si512(to + kStepBytes + 64 * h, high[h]);
-        }
-    }
-}
-
-template <int M, bool OFFSETS>
-void tile(const Job& job, Scratch& scratch, std::int64_t block_begin, std::int64_t block_end,
-          std::int64_t row, float (*sums_y)[kPanelRows]) {
-    __m512 y[M][2];
-    for (int m = 0; m < M; ++m)
-        for (int h = 0; h < 2; ++h) y[m][h] = _mm512_load_ps(sums_y[m] + 16 * h);
-    for (std::int64_t b = block_begin; b < block_end; ++b) {
+// M rows from the codes as they are stored, unpacked in registers: vpdpbusd keeps two of Zen 4's
+// four pipes, the masks and shifts go to the others.
+template <int M, int BITS, bool OFFSETS>
+void tile(const Job& job, std::int64_t panel, std::int64_t row) {
+    constexpr int kStep = step_length(BITS), kBytes = step_bytes(BITS);
+    const std::uint8_t* const base = job.panels + panel * job.panel_bytes;
+    alignas(64) __m512 y[M][2];
+    for (int m = 0; m < M; ++m) y[m][0] = y[m][1] = _mm512_setzero_ps();
+    for (std::int64_t b = 0; b < job.n_blocks; ++b) {
         const Block& block = job.blocks[b];
-        const std::int64_t at = b - block_begin;
         const int stride = block.padded;
+        const std::int64_t first_row = b * job.rows + row;
         const std::int8_t* x =
             static_cast<const std::int8_t*>(job.values) + block.k_padded * job.rows + row * stride;
-        const std::int64_t first_row = b * job.rows + row;
-        const std::int32_t* const starts = job.starts + first_row;
-        const float* const scales = job.scales + first_row;
-        const float* const sums = job.sums + first_row;
+        const std::uint8_t* codes = base + block.codes;
         __m512i dot[M][2];
         for (int m = 0; m < M; ++m)
             for (int h = 0; h < 2; ++h) {
-                dot[m][h] = _mm512_set1_epi32(starts[m]);
+                dot[m][h] = _mm512_set1_epi32(job.starts[first_row + m]);
                 KEEP(dot[m][h]);
             }
-        const std::uint8_t* codes = scratch.block_codes[at];
-#pragma GCC unroll 4
-        for (int j = scratch.steps[at]; j > 0; --j, codes += kStepBytes, x += 4) {
-            __m512i w[2];
-            load_codes(codes, w);
+        for (int j = block.steps; j > 0; --j, codes += kBytes, x += kStep) {
+            __m512i low[2], high[2];
+            if (BITS == 8)
+                load_codes(codes, low);
+            else
+                unpack_step<BITS == 8 ? 4 : BITS>(codes, low, high);
             for (int m = 0; m < M; ++m) {
                 const __m512i a = broadcast4(x + m * stride);
-                DOT(dot[m][0], w[0], a);
-                DOT(dot[m][1], w[1], a);
+                DOT(dot[m][0], low[0], a);
+                DOT(dot[m][1], low[1], a);
+            }
+            if (BITS == 8) continue;
+            for (int m = 0; m < M; ++m) {
+                const __m512i a = broadcast4(x + m * stride + 4);
+                DOT(dot[m][0], high[0], a);
+                DOT(dot[m][1], high[1], a);
             }
         }
-        for (int m = 0; m < M; ++m) {
-            const __m512 scale = _mm512_set1_ps(scales[m]);
-            for (int h = 0; h < 2; ++h) {
-                y[m][h] = _mm512_fmadd_ps(
-                    _mm512_cvtepi32_ps(dot[m][h]),
-                    _mm512_mul_ps(_mm512_load_ps(scratch.scale[at] + 16 * h), scale), y[m][h]);
-                if (OFFSETS)
-                    y[m][h] = _mm512_fmadd_ps(_mm512_load_ps(scratch.offset[at] + 16 * h),
-                                              _mm512_set1_ps(sums[m]), y[m][h]);
-            }
-        }
+        const Header header = load_header<OFFSETS>(job, base, block);
+        for (int m = 0; m < M; ++m)
+            for (int h = 0; h < 2; ++h)
+                y[m][h] =
+                    fold<OFFSETS>(dot[m][h], header.scale[h], header.offset[h],
+                                  job.scales[first_row + m], job.sums[first_row + m], y[m][h]);
     }
-    for (int m = 0; m < M; ++m)
-        for (int h = 0; h < 2; ++h) _mm512_store_ps(sums_y[m] + 16 * h, y[m][h]);
-}
-
-template <int BITS, bool OFFSETS>
-void gemm_kernel(const Job& job, std::int64_t panel, std::int64_t row_begin, std::int64_t row_end) {
-    Scratch scratch;
-    const std::uint8_t* const base = job.panels + panel * job.panel_bytes;
-    const auto rows = static_cast<int>(row_end - row_begin);
-    for (int m = 0; m < rows; ++m)
-        for (int h = 0; h < 2; ++h) _mm512_store_ps(scratch.y[m] + 16 * h, _mm512_setzero_ps());
-    for (std::int64_t b = 0; b < job.n_blocks;) {
-        const std::int64_t block_begin = b;
-        int k = 0;
-        for (; b < job.n_blocks && k + job.blocks[b].padded <= kChunk; ++b) {
-            const Block& block = job.blocks[b];
-            const std::int64_t at = b - block_begin;
-            const Header header = load_header<OFFSETS>(job, base, block);
-            for (int h = 0; h < 2; ++h) {
-                _mm512_store_ps(scratch.scale[at] + 16 * h, header.scale[h]);
-                if (OFFSETS) _mm512_store_ps(scratch.offset[at] + 16 * h, header.offset[h]);
-            }
-            if (BITS == 8) {
-                scratch.block_codes[at] = base + block.codes;
-                scratch.steps[at] = block.steps;
-            } else {
-                std::uint8_t* const to = scratch.codes + k / 4 * kStepBytes;
-                unpack<BITS == 8 ? 4 : BITS>(base + block.codes, block.steps, to);
-                scratch.block_codes[at] = to;
-                scratch.steps[at] = 2 * block.steps;
-            }
-            k += block.padded;
-        }
-        int m = 0;
-        const auto tiles = [&](auto tile, int height) {
-            for (; m + height <= rows; m += height)
-                tile(job, scratch, block_begin, b, row_begin + m, scratch.y + m);
-        };
-        tiles(tile<6, OFFSETS>, 6);
-        tiles(tile<4, OFFSETS>, 4);
-        tiles(tile<2, OFFSETS>, 2);
-    }
-    for (int m = 0; m < rows && row_begin + m < job.m; ++m)
-        store_panel(job, panel, row_begin + m, _mm512_load_ps(scratch.y[m]),
-                    _mm512_load_ps(scratch.y[m] + 16));
+    for (int m = 0; m < M && row + m < job.m; ++m)
+        store_panel(job, panel, row + m, y[m][0], y[m][1]);
 }
 
 void gemv(const Job& job, std::int64_t panel_begin, std::int64_t panel_end) {
@@ -239,13 +200,14 @@ void gemv(const Job& job, std::int64_t panel_begin, std::int64_t panel_end) {
 
 void gemm(const Job& job, std::int64_t panel, std::int64_t row_begin, std::int64_t row_end) {
     with_kind(job, [&]<int BITS, bool OFFSETS>() {
-        gemm_kernel<BITS, OFFSETS>(job, panel, row_begin, row_end);
+        with_height<kTallest>(row_end - row_begin,
+                              [&]<int M>() { tile<M, BITS, OFFSETS>(job, panel, row_begin); });
     });
 }
 
 }  // namespace
 
 extern const Kernels kernels_int8_avx512_vnni;
-const Kernels kernels_int8_avx512_vnni = {prepare, gemv, gemm};
+const Kernels kernels_int8_avx512_vnni = {prepare, gemv, gemm, kTallest};
 
 }  // namespace sllmbench

@@ -13,7 +13,8 @@ from sllmbench import hardware
 from sllmbench.bench.results import Failure, Measured, Recorder
 from sllmbench.errors import InputError
 from sllmbench.record import MachineFacts, Quality, Record
-from sllmbench.trial import Trial, TrialError
+from sllmbench.trial import Trial
+from sllmbench.worker import WorkerError
 
 if TYPE_CHECKING:
     from sllmbench.bench.plan import Plan
@@ -73,7 +74,7 @@ class Session:
         """Take a step of one path; if its process fails, keep what it gave and go on without it."""
         try:
             step()
-        except (TrialError, InputError) as error:
+        except (WorkerError, InputError) as error:
             if isinstance(error, InputError):
                 if not self._anything_measured():
                     raise

@@ -1,0 +1,78 @@
+"""What a bare matrix product is: a library's kernel with its operands bound, ready to be timed.
+
+``sllmbench.paths`` runs whole models; here a path, ours or a peer's, multiplies one matrix.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from sllmbench.paths.base import KernelUse
+
+
+@dataclass(frozen=True)
+class Operands:
+    """What every candidate of a comparison multiplies.
+
+    Attributes:
+        weight: float32 [n, k]; each candidate stores it in its own format.
+        x: float32 [m, k], C-contiguous.
+        threads: of the kernel.
+        copies: of the stored weight, at places of their own in memory.
+    """
+
+    weight: NDArray[np.float32]
+    x: NDArray[np.float32]
+    threads: int
+    copies: int = 1
+
+
+@dataclass(frozen=True)
+class BoundMatmul:
+    """A product that only has to be called.
+
+    Attributes:
+        calls: one a copy of the weight; each is the library's own entry with its operands bound.
+        product: float32 [m, n], what the last call gave.
+        use: the kernel that ran; known after a call at the latest.
+        weight_bytes: bytes of one copy as the kernel reads it: codes, scales, offsets, padding.
+        values: float32 [n, k], the weights that the stored ones stand for.
+    """
+
+    calls: Sequence[Callable[[], object]]
+    product: Callable[[], NDArray[np.float32]]
+    use: Callable[[], KernelUse]
+    weight_bytes: int
+    values: NDArray[np.float32]
+
+
+class MatmulPath(ABC):
+    """A way to multiply one matrix."""
+
+    def __init__(self, name: str, summary: str) -> None:
+        """Name it as the user asks for it; ``summary`` is one line."""
+        self.name = name
+        self.summary = summary
+
+    def unavailable(self) -> str | None:
+        """Why it cannot run here, with the remedy; None if it can."""
+        return None
+
+    def unsupported_shape(self, n: int, k: int) -> str | None:
+        """Why it cannot multiply a weight [n, k]; None if it can."""
+        return None
+
+    @abstractmethod
+    def bind(self, operands: Operands) -> BoundMatmul:
+        """Store the weight, ``operands.copies`` times, and bind everything.
+
+        Raises:
+            InputError: the library refuses these operands.
+        """
