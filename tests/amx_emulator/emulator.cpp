@@ -110,7 +110,8 @@ bool decode(const ucontext_t& context, Instruction& in) {
     in.has_sib = false;
     if (in.mod != 3) decode_memory(context, (first & 0x20) ? 0 : 8, (first & 0x40) ? 0 : 8, at, in);
     in.length = static_cast<int>(at - start);
-    return true;
+    // There is no tmm8.
+    return (first & 0x80) != 0 && (in.mod != 3 || (first & 0x20) != 0);
 }
 
 // --------------------------------------------------------------------------------- executing
@@ -133,6 +134,8 @@ void load_config(const std::uint8_t* from) {
     std::memcpy(&fresh, from, sizeof fresh);
     if (fresh.palette > 1) fault("ldtilecfg", "#GP: no such palette");
     if (fresh.palette == 0) return static_cast<void>(std::memset(&state, 0, sizeof state));
+    if (fresh.start_row != 0)
+        fault("ldtilecfg", "going on with an interrupted load is not emulated");
     for (const std::uint8_t byte : fresh.reserved)
         if (byte != 0) fault("ldtilecfg", "#GP: a reserved byte is not 0");
     for (int t = kTiles; t < 16; ++t)

@@ -47,6 +47,11 @@ SHARED void tilestored_tmm0_near(void* p, std::int64_t stride) {
                  : "rbx", "r14", "memory");
 }
 
+// Without an index register every row is the first.
+SHARED void tileloadd_tmm3_no_index(const void* p) {
+    asm volatile("tileloadd (%0), %%tmm3" : : "r"(p) : "memory");
+}
+
 #define PRODUCT(name)                                      \
     SHARED void name() {                                   \
         asm volatile(#name " %%tmm6, %%tmm3, %%tmm0" : :); \
