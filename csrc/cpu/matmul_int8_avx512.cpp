@@ -116,8 +116,8 @@ void tile(const Job& job, std::int64_t panel, std::int64_t row) {
         store_panel(job, panel, row + m, y[m][0], y[m][1]);
 }
 
-// Rows of a tile, an even number. 128 rows times 8192x2048 on Zen 4, one thread, ms at g128 and g32:
-// 4 rows 14.6, 16.7; 6 rows 14.2, 16.5. 8 do not fit the registers.
+// Rows of a tile, an even number. 128 rows times 8192x2048 on Zen 4, one thread, ms at g128 and
+// g32: 4 rows 14.6, 16.7; 6 rows 14.2, 16.5. 8 do not fit the registers.
 constexpr int kTallest = 6;
 
 void gemv(const Job& job, std::int64_t panel_begin, std::int64_t panel_end) {
