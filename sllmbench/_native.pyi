@@ -13,7 +13,7 @@ class PackedWeights:
     def __init__(
         self,
         codes: NDArray[Any],
-        scales: NDArray[np.float16],
+        scales: NDArray[np.float16] | NDArray[np.int8],
         offsets: NDArray[Any] | None,
         *,
         n: int,

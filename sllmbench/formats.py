@@ -2,9 +2,13 @@
 
 Every format is affine in groups along k: with ``g = k_index // group_size``,
 
-- ``symmetric``:   ``w = scale[n, g] * (code - zero)``, zero = 8 for 4 bits, 0 for 8 bits
+- ``symmetric``:   ``w = scale[n, g] * (code - zero)``, zero = 2^(bits - 1), or 0 for 8 bits
 - ``zero_point``:  ``w = scale[n, g] * (code - zero[n, g])`` (GPTQ, AWQ)
 - ``minimum``:     ``w = scale[n, g] * code + minimum[n, g]`` (GGUF's Q4_1)
+
+A two-level format (GGUF's K-quants) keeps a small whole number a group and a float a super-group
+of 256: ``scale[n, g] = super_scale[n, s] * factor[n, g]`` and, where it has minima,
+``minimum[n, g] = -super_minimum[n, s] * minimum_factor[n, g]``.
 
 Weights are [n, k] = [out_features, in_features], as ``torch.nn.Linear`` keeps them.
 """
@@ -12,7 +16,7 @@ Weights are [n, k] = [out_features, in_features], as ``torch.nn.Linear`` keeps t
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,31 +26,46 @@ from sllmbench import _native
 from sllmbench.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 Offset = Literal["symmetric", "zero_point", "minimum"]
 
 ROW = -1
 """``group_size`` of a format whose scale covers a whole row."""
+SUPER_LENGTH = 256
+"""Values of k that share a super scale in a two-level format."""
+FACTOR_MAX = 63
+"""The largest factor of a scale or a minimum where a two-level format has minima: 6 bits."""
 
 
 @dataclass(frozen=True)
 class QuantFormat:
-    """How weights are stored: bits a code, k values a group, and what is subtracted or added."""
+    """How weights are stored: bits a code, k values a group, and what is subtracted or added.
+
+    ``two_level``: a group's scale (and minimum) is a whole number times its super-group's float.
+    """
 
     name: str
-    bits: Literal[4, 8]
+    bits: Literal[4, 5, 6, 8]
     group_size: int
     offset: Offset = "symmetric"
+    two_level: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what no kernel multiplies with."""
-        if self.bits not in (4, 8) or (self.bits == 8 and self.offset != "symmetric"):
+        known = self.bits in (4, 5) or (self.bits in (6, 8) and self.offset == "symmetric")
+        if not known or (self.two_level and self.offset == "zero_point"):
+            levels = "two-level " if self.two_level else ""
             raise InputError(
-                f"no {self.bits}-bit {self.offset} format: 4 bits, or 8 bits symmetric"
+                f"no {levels}{self.bits}-bit {self.offset} format: 4 or 5 bits, or 6 or 8 bits "
+                "symmetric; two levels not with zero points"
             )
         if self.group_size != ROW and self.group_size < 1:
             raise InputError(f"group_size must be positive or {ROW} (a whole row)")
+        if self.two_level and (self.group_size == ROW or SUPER_LENGTH % self.group_size):
+            raise InputError(f"a two-level group_size must divide {SUPER_LENGTH}")
 
     def group_length(self, k: int) -> int:
         """Values of k that share one scale in a row of ``k``; the last group may be shorter."""
@@ -56,16 +75,46 @@ class QuantFormat:
         """Groups in a row of ``k`` values, a short last one included."""
         return -(-k // self.group_length(k))
 
+    def super_groups(self, k: int) -> int:
+        """Super-groups in a row of ``k`` values, 0 where scales have one level.
+
+        Raises:
+            InputError: the last one would be short, which GGUF has not.
+        """
+        if self.two_level and k % SUPER_LENGTH:
+            raise InputError(f"{self.name} needs k to be a multiple of {SUPER_LENGTH}, not {k}")
+        return k // SUPER_LENGTH if self.two_level else 0
+
+    def scale_bits(self, k: int) -> int:
+        """Stored bits of the scales and offsets in a row of ``k``."""
+        if self.two_level:
+            factor_bits, super_bits = (8, 16) if self.offset == "symmetric" else (6 + 6, 16 + 16)
+            return self.groups(k) * factor_bits + self.super_groups(k) * super_bits
+        return self.groups(k) * (16 + {"symmetric": 0, "zero_point": 8, "minimum": 16}[self.offset])
+
     def bits_per_weight(self, k: int) -> float:
-        """Stored bits a weight in a row of ``k``: codes, fp16 scales and offsets."""
-        offset_bits = {"symmetric": 0, "zero_point": 8, "minimum": 16}[self.offset]
-        return self.bits + self.groups(k) * (16 + offset_bits) / k
+        """Stored bits a weight in a row of ``k``: codes, scales and offsets."""
+        return self.bits + self.scale_bits(k) / k
+
+    @property
+    def zero(self) -> int:
+        """The code that stands for 0 where no offset says otherwise."""
+        return 1 << (self.bits - 1) if self.offset == "symmetric" and self.bits < 8 else 0
 
 
 _NAMED = {
-    "int8": QuantFormat("int8", 8, ROW),
-    "q4_1": QuantFormat("q4_1", 4, 32, "minimum"),
-    "q8_0": QuantFormat("q8_0", 8, 32),
+    fmt.name: fmt
+    for fmt in (
+        QuantFormat("int8", 8, ROW),
+        QuantFormat("int8-g128", 8, 128),
+        QuantFormat("q4_0", 4, 32),
+        QuantFormat("q4_1", 4, 32, "minimum"),
+        QuantFormat("q5_0", 5, 32),
+        QuantFormat("q8_0", 8, 32),
+        QuantFormat("q4_k", 4, 32, "minimum", two_level=True),
+        QuantFormat("q5_k", 5, 32, "minimum", two_level=True),
+        QuantFormat("q6_k", 6, 16, two_level=True),
+    )
 }
 _INT4 = re.compile(r"int4-(?:g(?P<group>32|64|128)|(?P<row>row))(?P<asym>-asym)?")
 FORMAT_NAMES = (
@@ -85,8 +134,20 @@ def parse_format(name: str) -> QuantFormat:
     match = _INT4.fullmatch(name)
     if match is None:
         raise InputError(f"unknown format {name!r}; the formats are {', '.join(FORMAT_NAMES)}")
-    group_size = ROW if match["row"] else int(match["group"])
-    return QuantFormat(name, 4, group_size, "zero_point" if match["asym"] else "symmetric")
+    return integer_format(4, ROW if match["row"] else int(match["group"]), bool(match["asym"]))
+
+
+def integer_format(bits: Literal[4, 8], group_size: int, asymmetric: bool = False) -> QuantFormat:
+    """The format of plain integers in groups of any size, named as :func:`parse_format` reads it.
+
+    Raises:
+        InputError: 8 bits asymmetric, or a group size below 1 that is not :data:`ROW`.
+    """
+    span = "row" if group_size == ROW else f"g{group_size}"
+    name = "int8" if (bits, group_size) == (8, ROW) else f"int{bits}-{span}"
+    if asymmetric:
+        return QuantFormat(f"{name}-asym", bits, group_size, "zero_point")
+    return QuantFormat(name, bits, group_size)
 
 
 def pack_nibbles(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -114,49 +175,65 @@ class QuantTensor:
         format: how it is stored.
         n: rows, the layer's output features.
         k: columns, the layer's input features.
-        codes: 4 bits: uint8 [n, ceil(k/2)] as :func:`pack_nibbles` makes them; 8 bits: int8 [n, k].
-        scales: float16 [n, groups].
-        offsets: None (symmetric), uint8 [n, groups] zero points or float16 [n, groups] minima.
+        codes: 4 bits: uint8 [n, ceil(k/2)] as :func:`pack_nibbles` makes them; 5 and 6 bits: uint8
+            [n, k]; 8 bits: int8 [n, k].
+        scales: float16 [n, groups]; two levels: int8 [n, groups] factors of the super scales.
+        offsets: None (symmetric), uint8 [n, groups] zero points or float16 [n, groups] minima; two
+            levels: uint8 [n, groups] factors of the super minima.
+        super_scales: two levels: float16 [n, super_groups].
+        super_minima: two levels with minima: float16 [n, super_groups], to be subtracted.
+        order: None, or int32 [k]: column i of the codes belongs to input channel ``order[i]``
+            (GPTQ's act-order).
     """
 
     format: QuantFormat
     n: int
     k: int
     codes: NDArray[np.uint8] | NDArray[np.int8] = field(repr=False)
-    scales: NDArray[np.float16] = field(repr=False)
+    scales: NDArray[np.float16] | NDArray[np.int8] = field(repr=False)
     offsets: NDArray[np.uint8] | NDArray[np.float16] | None = field(default=None, repr=False)
+    super_scales: NDArray[np.float16] | None = field(default=None, repr=False)
+    super_minima: NDArray[np.float16] | None = field(default=None, repr=False)
+    order: NDArray[np.int32] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Check every array against the format; the kernels trust what passes here."""
-        groups = self.format.groups(self.k)
-        width, code_type = (
-            (-(-self.k // 2), np.uint8) if self.format.bits == 4 else (self.k, np.int8)
-        )
-        _check_array("codes", self.codes, (self.n, width), code_type)
-        _check_array("scales", self.scales, (self.n, groups), np.float16)
-        if not np.isfinite(self.scales).all():
-            raise InputError("scales hold NaN or infinite values")
-        if self.format.offset == "symmetric":
-            if self.offsets is not None:
-                raise InputError(f"{self.format.name} is symmetric and takes no offsets")
-            return
-        if self.offsets is None:
-            raise InputError(f"{self.format.name} needs offsets")
-        zero_point = self.format.offset == "zero_point"
-        _check_array(
-            "offsets", self.offsets, (self.n, groups), np.uint8 if zero_point else np.float16
-        )
-        if not np.isfinite(self.offsets).all():
-            raise InputError("offsets hold NaN or infinite values")
+        fmt, n, k = self.format, self.n, self.k
+        groups, supers = (n, fmt.groups(k)), (n, fmt.super_groups(k))
+        width = -(-k // 2) if fmt.bits == 4 else k
+        check_array("codes", self.codes, (n, width), np.int8 if fmt.bits == 8 else np.uint8)
+        if fmt.bits in (5, 6) and (self.codes >> fmt.bits).any():
+            raise InputError(f"codes of {fmt.bits} bits must be below {1 << fmt.bits}")
+        minimum, one_level = fmt.offset == "minimum", not fmt.two_level
+        check_array("scales", self.scales, groups, np.float16 if one_level else np.int8)
+        offset_type = np.float16 if minimum and one_level else np.uint8
+        self._check_optional("offsets", fmt.offset != "symmetric", groups, offset_type)
+        self._check_optional("super_scales", fmt.two_level, supers, np.float16)
+        self._check_optional("super_minima", fmt.two_level and minimum, supers, np.float16)
+        for what in ("scales", "offsets", "super_scales", "super_minima"):
+            array = getattr(self, what)
+            if array is not None and not np.isfinite(array).all():
+                raise InputError(f"{what} hold NaN or infinite values")
+            if fmt.two_level and minimum and what in ("scales", "offsets") and (array >> 6).any():
+                raise InputError(f"{what} of {fmt.name} must be 0 to {FACTOR_MAX}")
+        if self.order is not None:
+            check_array("order", self.order, (k,), np.int32)
+            if not np.array_equal(np.sort(self.order), np.arange(k)):
+                raise InputError(f"order must hold each of 0 to {k - 1} once")
+
+    def _check_optional(self, what: str, needed: bool, shape: tuple[int, int], dtype: Any) -> None:
+        array = getattr(self, what)
+        if (array is not None) != needed:
+            verb = "needs" if needed else f"is {self.format.offset} and takes no"
+            raise InputError(f"{self.format.name} {verb} {what}")
+        if array is not None:
+            check_array(what, array, shape, dtype)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of codes, scales and offsets."""
-        return (
-            self.codes.nbytes
-            + self.scales.nbytes
-            + (0 if self.offsets is None else self.offsets.nbytes)
-        )
+        """Bytes of codes, scales and offsets as the format stores them, and of the order."""
+        row_bits = self.format.bits * self.k + self.format.scale_bits(self.k)
+        return self.n * -(-row_bits // 8) + (0 if self.order is None else self.order.nbytes)
 
     @cached_property
     def native(self) -> _native.PackedWeights:
@@ -170,23 +247,59 @@ class QuantTensor:
             bits=self.format.bits,
             group_size=self.format.group_length(self.k),
             offset=self.format.offset,
+            super_scales=self.super_scales,
+            super_minima=self.super_minima,
+            order=self.order,
         )
 
+    def plain_codes(self) -> NDArray[np.uint8] | NDArray[np.int8]:
+        """The codes one a byte, [n, k]."""
+        if self.format.bits == 4:
+            return unpack_nibbles(self.codes.view(np.uint8), self.k)
+        return self.codes
+
+    def group_terms(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Scales and what is added, both [n, groups]: a weight is ``scale * code + added``."""
+        scales = self._with_super(self.scales, self.super_scales)
+        if self.offsets is None:
+            return scales, scales * -self.format.zero
+        offsets = self._with_super(self.offsets, self.super_minima)
+        if self.format.offset == "zero_point":
+            return scales, scales * -offsets
+        return scales, -offsets if self.format.two_level else offsets
+
+    def _with_super(self, values: NDArray[Any], supers: Any) -> NDArray[np.float64]:
+        if supers is None:
+            return values.astype(np.float64)
+        repeated = supers.astype(np.float64).repeat(SUPER_LENGTH // self.format.group_size, axis=1)
+        product: NDArray[np.float64] = repeated * values
+        return product
+
     def dequantize(self) -> NDArray[np.float32]:
-        """Return the float32 [n, k] weights that the codes stand for."""
+        """Return the float32 [n, k] weights that the codes stand for, columns as x has them."""
         return self._values().astype(np.float32)
 
     def _values(self) -> NDArray[np.float64]:
-        k, bits = self.k, self.format.bits
-        codes = unpack_nibbles(self.codes.view(np.uint8), k) if bits == 4 else self.codes
-        length = self.format.group_length(k)
-        scales = np.repeat(self.scales.astype(np.float64), length, axis=1)[:, :k]
-        if self.offsets is None:
-            return scales * (codes.astype(np.float64) - (8 if bits == 4 else 0))
-        offsets = np.repeat(self.offsets.astype(np.float64), length, axis=1)[:, :k]
-        if self.format.offset == "zero_point":
-            return scales * (codes.astype(np.float64) - offsets)
-        return scales * codes.astype(np.float64) + offsets
+        length = self.format.group_length(self.k)
+        scales, added = (
+            np.repeat(part, length, axis=1)[:, : self.k] for part in self.group_terms()
+        )
+        values: NDArray[np.float64] = scales * self.plain_codes() + added
+        if self.order is None:
+            return values
+        ordered = np.empty_like(values)
+        ordered[:, self.order] = values
+        return ordered
+
+
+def stack_rows(parts: Sequence[QuantTensor]) -> QuantTensor:
+    """One tensor of the rows of ``parts``, which have one format, k and order."""
+    arrays: dict[str, Any] = {
+        what: np.concatenate([getattr(part, what) for part in parts])
+        for what in ("codes", "scales", "offsets", "super_scales", "super_minima")
+        if getattr(parts[0], what) is not None
+    }
+    return replace(parts[0], n=sum(part.n for part in parts), **arrays)
 
 
 def matmul_float64(x: NDArray[Any], weight: QuantTensor) -> NDArray[np.float64]:
@@ -195,7 +308,12 @@ def matmul_float64(x: NDArray[Any], weight: QuantTensor) -> NDArray[np.float64]:
     return product
 
 
-def _check_array(what: str, array: NDArray[Any], shape: tuple[int, int], dtype: Any) -> None:
+def check_array(what: str, array: NDArray[Any], shape: tuple[int, ...], dtype: Any) -> None:
+    """Refuse an array of another shape or type.
+
+    Raises:
+        InputError: says what it must be and what it is.
+    """
     if array.shape != shape or array.dtype != dtype:
         raise InputError(
             f"{what} must be {np.dtype(dtype).name} {list(shape)}, "

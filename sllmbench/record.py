@@ -5,6 +5,9 @@ from stored JSON on a machine that never ran the model.
 
 Schema history:
     1  first version
+
+Kernel records' schema history:
+    1  first version
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 SCHEMA_VERSION = 1
+KERNEL_SCHEMA_VERSION = 1
 
 
 class _Frozen(BaseModel):
@@ -145,3 +149,54 @@ class Record(_Frozen):
     """Why there is no quality figure."""
 
     samples: Samples
+
+
+class KernelRecord(_Frozen):
+    """One matrix product by one path: ``sllmbench kernel``'s row.
+
+    ``samples_ns`` has one entry a turn, the median time of that turn's calls: calls of one turn are
+    not independent of each other, turns in random order nearly are.
+    """
+
+    schema_version: int = KERNEL_SCHEMA_VERSION
+    run_id: str
+    created_utc: str
+    sllmbench_version: str
+    path: str
+    kernel: str
+    isa: str
+    arithmetic: str
+    format: str
+    n: int
+    k: int
+    m: int
+    threads: int
+    cache: Literal["hot", "cold"]
+    copies: int
+    """Copies of the weight that were walked through; 1 where it is hot."""
+    interleaved_with: tuple[str, ...]
+    """Paths that took turns with this one."""
+    median_ns: float
+    ci95_ns: tuple[float, float] | None
+    """Distribution-free; None with fewer than six samples."""
+    samples_ns: tuple[float, ...]
+    calls_per_sample: tuple[int, ...]
+    clock_ns: float
+    """What reading the clock costs; it is part of every timed batch once."""
+    weight_bytes: int
+    moved_bytes: int
+    """The stored weight, the float32 activations and the float32 product, once each."""
+    gbs: float
+    gflops: float
+    roof_gbs: float
+    """Read bandwidth measured at this working set with as many threads."""
+    roof_gops: float | None
+    """Peak rate measured for this arithmetic with as many threads."""
+    roof_fraction: float | None
+    """The time that the higher of the two roofs asks, divided by the median."""
+    bound: Literal["memory", "compute"] | None
+    roof_reason: str | None
+    """Why there is no arithmetic roof."""
+    max_rel_error: float
+    """max |y - y64| / max |y64|; y64 is the float64 product of the weights as stored with the
+    activations as given."""

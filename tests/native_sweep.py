@@ -26,13 +26,14 @@ import numpy as np
 
 from sllmbench import _native
 from sllmbench.formats import (
+    FACTOR_MAX,
     FORMAT_NAMES,
+    SUPER_LENGTH,
     QuantFormat,
     QuantTensor,
     matmul_float64,
     pack_nibbles,
     parse_format,
-    unpack_nibbles,
 )
 
 if TYPE_CHECKING:
@@ -53,7 +54,14 @@ FORMATS = [
     QuantFormat("groups of 200", 4, 200),
     QuantFormat("8 bits, groups of 6", 8, 6),
     QuantFormat("8 bits, groups of 130", 8, 130),
+    QuantFormat("5 bits, groups of 20", 5, 20, "zero_point"),
+    QuantFormat("5 bits, groups of 200", 5, 200, "minimum"),
+    QuantFormat("6 bits, groups of 7", 6, 7),
+    QuantFormat("two levels, groups of 8", 5, 8, two_level=True),
+    QuantFormat("two levels, groups of 64", 8, 64, two_level=True),
+    QuantFormat("two levels, groups of 256", 4, 256, "minimum", two_level=True),
 ]
+ORDERED = [parse_format(name) for name in ("int4-g32", "int4-g128-asym", "int4-row", "int8-g128")]
 SHAPES = [(1, 1), (3, 5), (33, 77), (31, 129), (77, 1000), (1000, 77), (65, 256)]
 ROWS = [1, 2, 3, 4, 5, 8, 17, 33, 128]
 REAL_SHAPE, REAL_ROWS = (576, 1536), [1, 4, 33, 128]
@@ -67,15 +75,24 @@ class Bounds(NamedTuple):
     allowed: NDArray[np.float64]
 
 
+def columns(fmt: QuantFormat, k: int) -> int:
+    """The smallest number of columns from ``k`` on that the format can have."""
+    return -(-k // SUPER_LENGTH) * SUPER_LENGTH if fmt.two_level else k
+
+
 def make_weight(
     fmt: QuantFormat, n: int, k: int, seed: int = 0, extreme: bool = False
 ) -> QuantTensor:
     rng = np.random.default_rng(seed)
     groups = fmt.groups(k)
-    low, high = (0, 16) if fmt.bits == 4 else (-128, 128)
+    low, high = (-128, 128) if fmt.bits == 8 else (0, 1 << fmt.bits)
     codes: NDArray[Any] = rng.integers(low, high, (n, k))
     if extreme:
         codes = np.where(rng.random((n, k)) < 0.5, low, high - 1)
+    stored = codes.astype(np.int8 if fmt.bits == 8 else np.uint8)
+    packed = pack_nibbles(stored) if fmt.bits == 4 else stored
+    if fmt.two_level:
+        return QuantTensor(fmt, n, k, packed, **two_level_scales(fmt, n, k, rng))
     scales = (rng.uniform(0.5, 2.0, (n, groups)) / 64 * rng.choice([-1, 1], (n, groups))).astype(
         np.float16
     )
@@ -84,22 +101,50 @@ def make_weight(
         offsets = rng.integers(0, 256, (n, groups)).astype(np.uint8)
     elif fmt.offset == "minimum":
         offsets = (rng.normal(size=(n, groups)) / 8).astype(np.float16)
-    packed = pack_nibbles(codes.astype(np.uint8)) if fmt.bits == 4 else codes.astype(np.int8)
     return QuantTensor(fmt, n, k, packed, scales, offsets)
 
 
+def two_level_scales(
+    fmt: QuantFormat, n: int, k: int, rng: np.random.Generator
+) -> dict[str, NDArray[Any]]:
+    """Factors of their whole range and super scales of about 2^-10, of both signs."""
+    groups, supers = (n, fmt.groups(k)), (n, fmt.super_groups(k))
+    if fmt.offset == "symmetric":
+        factors = {"scales": rng.integers(-128, 128, groups).astype(np.int8)}
+    else:
+        factors = {
+            "scales": rng.integers(0, FACTOR_MAX + 1, groups).astype(np.int8),
+            "offsets": rng.integers(0, FACTOR_MAX + 1, groups).astype(np.uint8),
+            "super_minima": (rng.normal(size=supers) / 256).astype(np.float16),
+        }
+    return factors | {"super_scales": (rng.normal(size=supers) / 1024).astype(np.float16)}
+
+
+def shuffled(weight: QuantTensor, seed: int = 0) -> QuantTensor:
+    """The weight with columns that belong to input channels in random order."""
+    order = np.random.default_rng(seed).permutation(weight.k).astype(np.int32)
+    return replace(weight, order=order)
+
+
+def in_stored_order(
+    x: NDArray[np.float32], weight: QuantTensor
+) -> tuple[NDArray[np.float32], QuantTensor]:
+    """The same product with the activations sorted as the codes are."""
+    if weight.order is None:
+        return x, weight
+    return x[:, weight.order], replace(weight, order=None)
+
+
 def weight_terms(weight: QuantTensor) -> NDArray[np.float64]:
-    """T of the module's docstring, [n, k]."""
+    """T of the module's docstring, [n, k], columns as they are stored."""
     k, fmt = weight.k, weight.format
-    length = fmt.group_length(k)
-    codes = unpack_nibbles(weight.codes.view(np.uint8), k) if fmt.bits == 4 else weight.codes
-    zero = 8 if fmt.bits == 4 and fmt.offset == "symmetric" else 0
-    scales = np.repeat(weight.scales.astype(np.float64), length, axis=1)[:, :k]
-    terms = np.abs(scales * (codes.astype(np.float64) - zero))
-    if weight.offsets is not None:
-        offsets = np.repeat(weight.offsets.astype(np.float64), length, axis=1)[:, :k]
-        terms += np.abs(offsets * scales if fmt.offset == "zero_point" else offsets)
-    return terms
+    scales, added = (
+        np.repeat(part, fmt.group_length(k), axis=1)[:, :k] for part in weight.group_terms()
+    )
+    codes = weight.plain_codes().astype(np.float64)
+    if weight.offsets is None:
+        return np.abs(scales * (codes - fmt.zero))
+    return np.abs(scales * codes) + np.abs(added)
 
 
 def constant_weight(fmt: QuantFormat, n: int, k: int, code: int) -> QuantTensor:
@@ -113,13 +158,16 @@ def constant_weight(fmt: QuantFormat, n: int, k: int, code: int) -> QuantTensor:
 def subnormal_scales(weight: QuantTensor) -> QuantTensor:
     """The weight with scales (and minima) that are subnormal in float16, or 0."""
     rng = np.random.default_rng(7)
-    magnitudes = rng.integers(0, 1024, weight.scales.shape).astype(np.uint16)
+    two_level = weight.format.two_level
+    scales = "super_scales" if two_level else "scales"
+    magnitudes = rng.integers(0, 1024, getattr(weight, scales).shape).astype(np.uint16)
     magnitudes[rng.random(magnitudes.shape) < 0.25] = 0
     magnitudes |= rng.choice(np.array([0, 0x8000], np.uint16), magnitudes.shape)
-    offsets = weight.offsets
+    changed = {scales: magnitudes.view(np.float16)}
     if weight.format.offset == "minimum":
-        offsets = np.ascontiguousarray(magnitudes[::-1]).view(np.float16)
-    return replace(weight, scales=magnitudes.view(np.float16), offsets=offsets)
+        minima = "super_minima" if two_level else "offsets"
+        changed[minima] = np.ascontiguousarray(magnitudes[::-1]).view(np.float16)
+    return replace(weight, **changed)  # type: ignore[arg-type]
 
 
 def equal_case(fmt: QuantFormat, n: int, k: int) -> tuple[QuantTensor, NDArray[np.float32]]:
@@ -130,16 +178,25 @@ def equal_case(fmt: QuantFormat, n: int, k: int) -> tuple[QuantTensor, NDArray[n
     int8 step 1.
     """
     rng = np.random.default_rng(11)
+    k = columns(fmt, k)
     weight = make_weight(fmt, n, k)
-    shape = weight.scales.shape
-    scales = rng.choice(np.array([-2, -1, -0.5, 0.5, 1, 2], np.float16), shape)
-    offsets = weight.offsets
-    if fmt.offset == "minimum":
-        offsets = rng.integers(-8, 9, shape).astype(np.float16)
+    powers = np.array([-2, -1, -0.5, 0.5, 1, 2], np.float16)
+    if fmt.two_level:
+        # Factors are small: otherwise sums would grow beyond float32's 24 bits.
+        changed: dict[str, Any] = {
+            "scales": (weight.scales % 3 + 1).astype(np.int8),
+            "super_scales": rng.choice(powers, (n, fmt.super_groups(k))),
+        }
+        if fmt.offset == "minimum":
+            changed["super_minima"] = rng.choice(powers, (n, fmt.super_groups(k)))
+    else:
+        changed = {"scales": rng.choice(powers, weight.scales.shape)}
+        if fmt.offset == "minimum":
+            changed["offsets"] = rng.integers(-8, 9, weight.scales.shape).astype(np.float16)
     x = rng.choice(np.array([-3, -2, -1, 1, 2, 3], np.float32), (max(EQUAL_ROWS), k))
     for block in blocks(fmt, k):
         x[:, block.start] = rng.choice(np.array([-127, 127], np.float32), len(x))
-    return replace(weight, scales=scales, offsets=offsets), x
+    return replace(weight, **changed), x
 
 
 def equal_bounds(x: NDArray[np.float32], weight: QuantTensor) -> list[Bounds]:
@@ -174,6 +231,7 @@ def quantised_activations(
 
 
 def bounds(x: NDArray[np.float32], weight: QuantTensor, arithmetic: str) -> list[Bounds]:
+    x, weight = in_stored_order(x, weight)
     terms = weight_terms(weight)
     tiny = SMALLEST * terms.sum(axis=1)
     true = matmul_float64(x, weight)
@@ -254,23 +312,28 @@ def activations(m: int, k: int, seed: int) -> NDArray[np.float32]:
 
 def cases() -> Iterator[tuple[str, QuantTensor, NDArray[np.float32], list[int]]]:
     for fmt in FORMATS:
-        for seed, (n, k) in enumerate(SHAPES):
+        for seed, (n, k) in enumerate((n, columns(fmt, k)) for n, k in SHAPES):
             name = f"{fmt.name}, {n}x{k}"
             yield name, make_weight(fmt, n, k, seed), activations(max(ROWS), k, seed), ROWS
         n, k = REAL_SHAPE
         yield f"{fmt.name}, {n}x{k}", make_weight(fmt, n, k), activations(128, k, 9), REAL_ROWS
         # Nothing may saturate: largest codes times activations of one size.
-        signs = np.random.default_rng(5).choice(np.array([-1, 1], np.float32), (6, 2100))
-        extreme = make_weight(fmt, 40, 2100, extreme=True)
+        k = columns(fmt, 2100)
+        signs = np.random.default_rng(5).choice(np.array([-1, 1], np.float32), (6, k))
+        extreme = make_weight(fmt, 40, k, extreme=True)
         yield f"{fmt.name}, extreme values", extreme, signs, [1, 4, 6]
         # ... and without cancelling, which hides an overflow.
-        for code in (15,) if fmt.bits == 4 else (127, -128):
+        for code in (127, -128) if fmt.bits == 8 else ((1 << fmt.bits) - 1,):
             for sign in (1, -1):
-                full = constant_weight(fmt, 40, 2100, code)
+                full = constant_weight(fmt, 40, k, code)
                 name = f"{fmt.name}, every code {code} times {sign}"
-                yield name, full, np.full((6, 2100), sign, np.float32), [1, 2, 3, 4, 6]
-        name = f"{fmt.name}, subnormal scales"
-        yield name, subnormal_scales(make_weight(fmt, 77, 300)), activations(7, 300, 4), [1, 4, 7]
+                yield name, full, np.full((6, k), sign, np.float32), [1, 2, 3, 4, 6]
+        name, k = f"{fmt.name}, subnormal scales", columns(fmt, 300)
+        yield name, subnormal_scales(make_weight(fmt, 77, k)), activations(7, k, 4), [1, 4, 7]
+    for fmt in ORDERED:
+        for seed, (n, k) in enumerate([*SHAPES, REAL_SHAPE]):
+            weight = shuffled(make_weight(fmt, n, k, seed), seed)
+            yield f"{fmt.name} in order, {n}x{k}", weight, activations(128, k, seed), REAL_ROWS
     # More rows than are prepared at once.
     yield "a long prompt", make_weight(FORMATS[0], 40, 72), activations(515, 72, 3), [512, 513, 515]
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from sllmbench import bench
 from sllmbench.bench import RunResult, execute, make_plan, run
 from sllmbench.bench.plan import split_into_waves
 from sllmbench.errors import InputError
+from sllmbench.hardware import load
 from sllmbench.store import Store
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ def test_a_busy_machine_is_told_of() -> None:
         pid = int(shell.stdout.readline())
         shell.wait()
         try:
-            told = "; ".join(bench._disturbances())
+            told = "; ".join(load.disturbances())
         finally:
             os.kill(pid, signal.SIGKILL)
     assert f"(process {pid}) took " in told

@@ -51,7 +51,7 @@ def test_half_precision_gives_transformers_own_logits(
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("path", ["int8", "int4-g32", "int4-row-asym", "unfused-int4"])
+@pytest.mark.parametrize("path", ["int8", "int8-g128", "int4-g32", "int4-row-asym", "unfused-int4"])
 def test_quantised_paths_equal_a_model_of_their_dequantised_weights(
     make_llama: Callable[..., Path], path: str, tied: bool
 ) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from sllmbench import _native
-from sllmbench.formats import parse_format
+from sllmbench.formats import FORMAT_NAMES, parse_format
 
 SWEEP = Path(__file__).with_name("native_sweep.py")
 sweep = SimpleNamespace(**runpy.run_path(str(SWEEP), run_name="native_sweep"))
@@ -48,12 +48,13 @@ def test_every_format_agrees_with_the_oracle(isa: str) -> None:
 
 
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
-@pytest.mark.parametrize("name", ["int4-g32", "int4-g32-asym", "q4_1", "int8"])
+@pytest.mark.parametrize("name", ["int4-g32", "int4-g32-asym", "q4_1", "q5_0", "q6_k", "int8"])
 def test_the_checker_sees_one_wrong_code(name: str, arithmetic: str) -> None:
-    weight = sweep.make_weight(parse_format(name), 33, 77)
-    wrong = sweep.make_weight(parse_format(name), 33, 77)
+    fmt = parse_format(name)
+    k = sweep.columns(fmt, 77)
+    weight, wrong = sweep.make_weight(fmt, 33, k), sweep.make_weight(fmt, 33, k)
     wrong.codes[20, 30] ^= 1
-    x = sweep.activations(5, 77, 1)[4:]
+    x = sweep.activations(5, k, 1)[4:]
     right = sweep.bounds(x, weight, arithmetic)[0]
     assert sweep.within(sweep.multiply(x, weight, arithmetic)[0], right)
     assert not sweep.within(sweep.multiply(x, wrong, arithmetic)[0], right)
@@ -86,13 +87,14 @@ def test_the_checker_sees_a_nan_and_a_small_error(arithmetic: str) -> None:
 
 @pytest.mark.parametrize("isa", _native.supported_isas())
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
-@pytest.mark.parametrize("name", ["int4-g32", "int4-g128-asym", "q4_1", "int8", "q8_0"])
+@pytest.mark.parametrize("name", ["int4-g32", "int4-g128-asym", "q4_1", "q4_k", "q6_k", "int8"])
 @pytest.mark.parametrize("m", [3, 7])
 def test_a_value_that_is_not_finite_poisons_its_row_only(
     name: str, arithmetic: str, isa: str, m: int
 ) -> None:
-    weight = sweep.make_weight(parse_format(name), 70, 200)
-    x = sweep.activations(m, 200, 2)
+    k = sweep.columns(parse_format(name), 200)
+    weight = sweep.make_weight(parse_format(name), 70, k)
+    x = sweep.activations(m, k, 2)
     clean, _ = sweep.multiply(x, weight, arithmetic, isa=isa)
     assert np.isfinite(clean).all()
     for value in (np.nan, np.inf, -np.inf):
@@ -288,8 +290,9 @@ def test_wrong_arguments_of_packed_weights(wrong: dict[str, Any], message: str) 
 
 @pytest.mark.parametrize("fmt", sweep.FORMATS, ids=lambda fmt: fmt.name)
 def test_packing_keeps_every_weight(fmt: Any) -> None:
-    for n, k in ((1, 1), (33, 77), (70, 300)):
-        weight = sweep.make_weight(fmt, n, k)
+    for n, k, order in ((1, 1, False), (33, 77, False), (70, 300, False), (33, 300, True)):
+        weight = sweep.make_weight(fmt, n, sweep.columns(fmt, k))
+        weight = sweep.shuffled(weight) if order else weight
         rows = np.array([n - 1, 0, n // 2, 0], np.int64)
         np.testing.assert_allclose(
             weight.native.dequantize_rows(rows),
@@ -358,7 +361,7 @@ def test_panels_of_four_gib_and_more_are_refused() -> None:
             packed(0, k, group_size, bits)
 
 
-@pytest.mark.parametrize("fmt", sweep.FORMATS[:11], ids=lambda fmt: fmt.name)
+@pytest.mark.parametrize("fmt", sweep.FORMATS[: len(FORMAT_NAMES)], ids=lambda fmt: fmt.name)
 def test_packed_weights_take_three_percent_more_at_most(fmt: Any) -> None:
     weight = sweep.make_weight(fmt, 2048, 2048)
     assert weight.nbytes <= weight.native.nbytes <= 1.03 * weight.nbytes

@@ -1,7 +1,6 @@
 // How a per-ISA file picks one of its kernels.
 #pragma once
 
-#include "cpu/lanes.h"
 #include "cpu/matmul.h"
 
 namespace sllmbench {
@@ -41,7 +40,7 @@ static inline void with_rows(const Job& job, Call call) {
 
 // Calls call.operator()<M>() for an even height of at most M.
 template <int M, class Call>
-ALWAYS_INLINE static inline void with_height(std::int64_t height, Call call) {
+static inline void with_height(std::int64_t height, Call call) {
     if constexpr (M > 2)
         if (height < M) return with_height<M - 2>(height, call);
     call.template operator()<M>();

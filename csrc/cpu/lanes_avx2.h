@@ -12,11 +12,6 @@
 namespace sllmbench {
 
 static constexpr int kQuarters = kPanelRows / 8;
-// How far the int8 gemv of one row prefetches ahead, into the next panel too; the other gemvs leave
-// it to the hardware. One row times 8192x2048 int4-g32 from memory, one thread, us: none 405, 1 KB
-// 345, 2 KB 320, 4 KB 305, 8 KB 293; from L3 4 KB and 8 KB are 10% faster than 1 KB.
-static constexpr int kPrefetchBytes = 8192;
-
 // Copies one block of one row of x, zeros behind it; returns the bits of its largest |value|,
 // compared as integers, so that a NaN is larger than everything.
 ALWAYS_INLINE static inline int load_block(const Job& job, std::int64_t row, const Block& block,

@@ -16,6 +16,8 @@ namespace {
 // Weights times rows below this are done by the caller alone: sharing costs 1-2 us.
 constexpr std::int64_t kShareFromBytes = 48 << 10;
 constexpr std::int64_t kTaskBytes = 256 << 10;
+// Few enough panels a task that a thread which loses its core does not hold up the call.
+constexpr std::int64_t kTasksAThread = 8;
 
 // The prepared activations of the calling thread, kept between calls.
 class Workspace {
@@ -84,7 +86,9 @@ void multiply_chunk(const Job& job, const Kernels& kernels, bool gemv, int threa
     });
     // A task is a few panels, which stay in L2, times kTileRows rows; inside it a kernel's tile of
     // rows meets one panel after the other, so that its activations stay in L1.
-    const std::int64_t group = std::clamp<std::int64_t>(kTaskBytes / job.panel_bytes, 1, 8);
+    const std::int64_t fair = panels / (kTasksAThread * threads);
+    const std::int64_t group =
+        std::clamp<std::int64_t>(std::min(kTaskBytes / job.panel_bytes, fair), 1, 8);
     const std::int64_t groups = (panels + group - 1) / group;
     const std::int64_t tiles = (job.rows + kTileRows - 1) / kTileRows;
     pool_run(groups * tiles, threads, [&](std::int64_t begin, std::int64_t end) {

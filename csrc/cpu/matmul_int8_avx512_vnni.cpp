@@ -72,65 +72,87 @@ ALWAYS_INLINE inline __m512 fold(__m512i dot, __m512 scale, __m512 offset, float
 // loop of four steps unrolled, 159 with a prefetch in it. No prefetch at all: on Zen 4 the
 // processor's own keeps up, from memory too (8 KB ahead, all lines: 23 GB/s of one thread against
 // 30). Zen 5 gained 10% from memory by 8 KB ahead.
-template <int M, int BITS, int STEPS>
-ALWAYS_INLINE inline void gemv_steps(const std::uint8_t* codes, const std::int8_t* x, int stride,
-                                     __m512i (&low)[M][2], __m512i (&high)[M][2]) {
+template <int STEPS, int P, int M, int BITS>
+ALWAYS_INLINE inline void gemv_steps(const std::uint8_t* codes, std::int64_t panel_bytes,
+                                     const std::int8_t* x, int stride, __m512i (&low)[P][M][2],
+                                     __m512i (&high)[P][M][2]) {
 #pragma GCC unroll 16
     for (int j = 0; j < STEPS; ++j)
-        gemv_step<M, BITS>(codes + j * step_bytes(BITS), x + j * step_length(BITS), stride, low,
-                           high);
+#pragma GCC unroll 2
+        for (int i = 0; i < P; ++i)
+            gemv_step<M, BITS>(codes + i * panel_bytes + j * step_bytes(BITS),
+                               x + j * step_length(BITS), stride, low[i], high[i]);
+}
+
+// P panels at once, which share each broadcast of x.
+template <int P, int M, int BITS, bool OFFSETS>
+void gemv_panels(const Job& job, std::int64_t panel) {
+    const std::uint8_t* const base = job.panels + panel * job.panel_bytes;
+    __m512 y[P][M][2];
+    for (auto& rows : y)
+        for (auto& row : rows) row[0] = row[1] = _mm512_setzero_ps();
+    for (std::int64_t b = 0; b < job.n_blocks; ++b) {
+        const Block& block = job.blocks[b];
+        const std::int8_t* const x =
+            static_cast<const std::int8_t*>(job.values) + block.k_padded * M;
+        const std::uint8_t* const codes = base + block.codes;
+        const int stride = block.padded;
+        __m512i low[P][M][2], high[P][M][2];
+        for (int i = 0; i < P; ++i)
+            for (int m = 0; m < M; ++m)
+                for (int h = 0; h < 2; ++h) {
+                    low[i][m][h] = _mm512_set1_epi32(job.starts[b * M + m]);
+                    high[i][m][h] = _mm512_setzero_si512();
+                    KEEP(low[i][m][h]);
+                    KEEP(high[i][m][h]);
+                }
+        const auto run = [&]<int STEPS>(int first) ALWAYS_INLINE {
+            gemv_steps<STEPS, P, M, BITS>(codes + first * step_bytes(BITS), job.panel_bytes,
+                                          x + first * step_length(BITS), stride, low, high);
+        };
+        switch (block.steps) {
+            case 16:
+                run.template operator()<16>(0);
+                break;
+            case 8:
+                run.template operator()<8>(0);
+                break;
+            case 4:
+                run.template operator()<4>(0);
+                break;
+            case 2:
+                run.template operator()<2>(0);
+                break;
+            default:
+                for (int j = 0; j < block.steps; ++j) run.template operator()<1>(j);
+        }
+        for (int i = 0; i < P; ++i) {
+            const Header header = load_header<OFFSETS>(job, base + i * job.panel_bytes, block);
+            for (int m = 0; m < M; ++m)
+                for (int h = 0; h < 2; ++h) {
+                    __m512i dot = low[i][m][h], upper = high[i][m][h];
+                    if (BITS == 4) upper = _mm512_srai_epi32(upper, 4);
+                    if (BITS != 8) dot = _mm512_add_epi32(dot, upper);
+                    y[i][m][h] =
+                        fold<OFFSETS>(dot, header.scale[h], header.offset[h], job.scales[b * M + m],
+                                      job.sums[b * M + m], y[i][m][h]);
+                }
+        }
+    }
+    for (int i = 0; i < P; ++i)
+        for (int m = 0; m < M; ++m) store_panel(job, panel + i, m, y[i][m][0], y[i][m][1]);
 }
 
 template <int M, int BITS, bool OFFSETS>
 void gemv_kernel(const Job& job, std::int64_t panel_begin, std::int64_t panel_end) {
-    constexpr int kStep = step_length(BITS), kBytes = step_bytes(BITS);
-    for (std::int64_t p = panel_begin; p < panel_end; ++p) {
-        const std::uint8_t* const base = job.panels + p * job.panel_bytes;
-        __m512 y[M][2];
-        for (int m = 0; m < M; ++m) y[m][0] = y[m][1] = _mm512_setzero_ps();
-        for (std::int64_t b = 0; b < job.n_blocks; ++b) {
-            const Block& block = job.blocks[b];
-            const std::int32_t* const starts = job.starts + b * M;
-            const std::int8_t* x = static_cast<const std::int8_t*>(job.values) + block.k_padded * M;
-            const std::uint8_t* codes = base + block.codes;
-            const int stride = block.padded;
-            __m512i low[M][2], high[M][2];
-            for (int m = 0; m < M; ++m)
-                for (int h = 0; h < 2; ++h) {
-                    low[m][h] = _mm512_set1_epi32(starts[m]);
-                    high[m][h] = _mm512_setzero_si512();
-                    KEEP(low[m][h]);
-                    KEEP(high[m][h]);
-                }
-            switch (block.steps) {
-                case 16:
-                    gemv_steps<M, BITS, 16>(codes, x, stride, low, high);
-                    break;
-                case 8:
-                    gemv_steps<M, BITS, 8>(codes, x, stride, low, high);
-                    break;
-                case 4:
-                    gemv_steps<M, BITS, 4>(codes, x, stride, low, high);
-                    break;
-                case 2:
-                    gemv_steps<M, BITS, 2>(codes, x, stride, low, high);
-                    break;
-                default:
-                    for (int j = 0; j < block.steps; ++j, codes += kBytes, x += kStep)
-                        gemv_step<M, BITS>(codes, x, stride, low, high);
-            }
-            const Header header = load_header<OFFSETS>(job, base, block);
-            for (int m = 0; m < M; ++m)
-                for (int h = 0; h < 2; ++h) {
-                    __m512i dot = low[m][h];
-                    if (BITS == 4) high[m][h] = _mm512_srai_epi32(high[m][h], 4);
-                    if (BITS != 8) dot = _mm512_add_epi32(dot, high[m][h]);
-                    y[m][h] = fold<OFFSETS>(dot, header.scale[h], header.offset[h],
-                                            job.scales[b * M + m], job.sums[b * M + m], y[m][h]);
-                }
-        }
-        for (int m = 0; m < M; ++m) store_panel(job, p, m, y[m][0], y[m][1]);
-    }
+    std::int64_t panel = panel_begin;
+    // Two panels, one thread, us of 8192x2048 against one panel at a time: int8 223 against 269,
+    // q8_0 239, 323, q6_k 284, 325, q5_k 306, 327, int4-g128 118, 120. Short blocks of 4 bits lose
+    // to their headers' registers: int4-g32 175, 165, q4_1 211, 150.
+    const bool pairs = M == 1 && (BITS != 4 || job.blocks[0].steps > 4);
+    for (; pairs && panel + 2 <= panel_end; panel += 2)
+        gemv_panels<M == 1 ? 2 : 1, M, BITS, OFFSETS>(job, panel);
+    for (; panel < panel_end; ++panel) gemv_panels<1, M, BITS, OFFSETS>(job, panel);
 }
 
 // --------------------------------------------------------------------------------- more rows

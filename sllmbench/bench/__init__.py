@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Failure", "Plan", "RunResult", "execute", "make_plan", "run"]
 
-_NOTABLE_CPU_PERCENT = 20.0
-_NOTABLE_STEAL_PERCENT = 1.0
-
 
 def run(
     model: str = "smollm2-135m",
@@ -95,7 +92,7 @@ def execute(plan: Plan, store: Store, progress: Progress = silent) -> RunResult:
     Raises:
         InputError: a path cannot load the model, and nothing has been measured yet.
     """
-    disturbances = _disturbances()
+    disturbances = load.disturbances()
     with ExitStack() as exits:
         # Without a name on disk, so that no end of this process leaves it behind.
         log_probs = exits.enter_context(tempfile.TemporaryFile()) if plan.eval_ids else None
@@ -116,16 +113,3 @@ def execute(plan: Plan, store: Store, progress: Progress = silent) -> RunResult:
             disturbances=disturbances,
             interrupted=interrupted,
         )
-
-
-def _disturbances() -> tuple[str, ...]:
-    """What takes processor time before the run has begun to."""
-    now = load.watch()
-    found = [
-        f"{process.name} (process {process.pid}) took {process.cpu_percent:.0f}% CPU"
-        for process in now.processes
-        if process.cpu_percent >= _NOTABLE_CPU_PERCENT
-    ]
-    if (now.steal_percent or 0) >= _NOTABLE_STEAL_PERCENT:
-        found.append(f"the host took {now.steal_percent:.0f}% of the processors")
-    return tuple(found)

@@ -1,4 +1,4 @@
-"""GGUF files: converted once to float32, their Q4_1 and Q8_0 blocks read as they are stored.
+"""GGUF files: converted once to float32, their quantised blocks read as they are stored.
 
 Reading a GGUF through transformers takes tens of seconds, the float32 folder 0.3 s; so it is kept
 in the cache, keyed by the file and by the transformers release that wrote it (config.json differs
@@ -23,34 +23,24 @@ import numpy as np
 
 from sllmbench.assets import cache
 from sllmbench.checkpoints.base import Checkpoint, Progress, silent
+from sllmbench.checkpoints.gguf_blocks import BLOCK_TYPES, read_blocks
 from sllmbench.checkpoints.gguf_convert import IGNORED_TENSORS, TOKENIZER_REASON
 from sllmbench.checkpoints.gguf_header import GgufHeader, GgufTensor, read_header
 from sllmbench.checkpoints.hf import FolderCheckpoint
 from sllmbench.errors import InputError
-from sllmbench.formats import QuantTensor, parse_format
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
+
+    from sllmbench.formats import QuantTensor
 
 _CONVERTER = 1
 """Raised whenever gguf_convert.py writes something else than before."""
-_CHUNK_BYTES = 16 << 20
 _HEAD_BYTES = 1 << 20
 
 _PERMUTED = {"llama": True, "qwen2": False}
 """Architectures whose rows are proven to map, and whether attention's q and k are interleaved."""
 _FLOAT_BLOCKS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_KERNEL_BLOCKS = ("Q4_1", "Q8_0")
-_GRIDS = {
-    "Q4_0": "a 4-bit symmetric group-32 grid",
-    "Q4_1": "a 4-bit asymmetric group-32 grid",
-    "Q8_0": "an 8-bit symmetric group-32 grid",
-}
-_Q4_1 = np.dtype([("scale", "<f2"), ("minimum", "<f2"), ("codes", "u1", 16)])
-_Q8_0 = np.dtype([("scale", "<f2"), ("codes", "i1", 32)])
-_GROUP = 32
 
 
 class GgufCheckpoint(Checkpoint):
@@ -100,7 +90,7 @@ class GgufCheckpoint(Checkpoint):
         return self._floats.rows(name, start, stop)
 
     def quantized(self, name: str) -> QuantTensor | None:
-        """The stored blocks of a Q4_1 or Q8_0 matrix, None where it is stored as floats.
+        """The stored blocks of a quantised matrix, None where it is stored as floats.
 
         Raises:
             InputError: no such tensor; its block type has no kernel here; the architecture's row
@@ -110,17 +100,15 @@ class GgufCheckpoint(Checkpoint):
         stored = self._stored(name)
         if stored.block_type in _FLOAT_BLOCKS:
             return None
-        if stored.block_type not in _KERNEL_BLOCKS:
+        if stored.block_type not in BLOCK_TYPES:
             raise InputError(
                 f"{name} is stored as {stored.block_type}, which has no kernel here yet "
-                f"({' and '.join(_KERNEL_BLOCKS)} have); the other paths run on its "
-                "dequantised weights"
+                f"({', '.join(BLOCK_TYPES)} have); the other paths run on its dequantised weights"
             )
         if stored.shape != shape or len(shape) != 2:
             raise InputError(f"{name} is {list(shape)} but {stored.name} is {list(stored.shape)}")
-        read = _read_q4_1 if stored.block_type == "Q4_1" else _read_q8_0
         try:
-            return read(self._header.file, stored, self._row_order(stored))
+            return read_blocks(self._header.file, stored, self._row_order(stored))
         except (InputError, OSError) as error:
             raise InputError(f"{name} of {self._header.file}: {error}") from error
 
@@ -177,58 +165,13 @@ def _without_kernel(header: GgufHeader) -> str | None:
             f"{' and '.join(_PERMUTED)}; the other paths run on its dequantised weights"
         )
     types = {tensor.block_type for tensor in header.tensors.values()}
-    missing = sorted(types - {*_FLOAT_BLOCKS, *_KERNEL_BLOCKS})
+    missing = sorted(types - {*_FLOAT_BLOCKS, *BLOCK_TYPES})
     if not missing:
         return None
     return (
         f"its {' and '.join(missing)} blocks have no kernel here yet "
-        f"({' and '.join(_KERNEL_BLOCKS)} have); the other paths run on its dequantised weights"
+        f"({', '.join(BLOCK_TYPES)} have); the other paths run on its dequantised weights"
     )
-
-
-def _read_q4_1(file: Path, stored: GgufTensor, order: NDArray[np.intp] | None) -> QuantTensor:
-    n, k = stored.shape
-    codes = np.empty((n, k // 2), np.uint8)
-    scales = np.empty((n, k // _GROUP), np.float16)
-    minima = np.empty_like(scales)
-    for places, blocks in _row_blocks(file, stored, _Q4_1, order):
-        scales[places] = blocks["scale"]
-        minima[places] = blocks["minimum"]
-        # Byte j of a block holds value j low and value j + 16 high; ours holds neighbours.
-        low, high = blocks["codes"] & 0x0F, blocks["codes"] >> 4
-        ours = np.concatenate(
-            [low[..., 0::2] | low[..., 1::2] << 4, high[..., 0::2] | high[..., 1::2] << 4], axis=-1
-        )
-        codes[places] = ours.reshape(len(blocks), k // 2)
-    return QuantTensor(parse_format("q4_1"), n, k, codes, scales, minima)
-
-
-def _read_q8_0(file: Path, stored: GgufTensor, order: NDArray[np.intp] | None) -> QuantTensor:
-    n, k = stored.shape
-    codes = np.empty((n, k), np.int8)
-    scales = np.empty((n, k // _GROUP), np.float16)
-    for places, blocks in _row_blocks(file, stored, _Q8_0, order):
-        scales[places] = blocks["scale"]
-        codes[places] = blocks["codes"].reshape(len(blocks), k)
-    return QuantTensor(parse_format("q8_0"), n, k, codes, scales)
-
-
-def _row_blocks(
-    file: Path, stored: GgufTensor, block: np.dtype[Any], order: NDArray[np.intp] | None
-) -> Iterator[tuple[NDArray[np.intp], NDArray[Any]]]:
-    """The stored rows, some MiB at a time: where they go, and their blocks [rows, k / 32]."""
-    n, k = stored.shape
-    places = np.arange(n, dtype=np.intp) if order is None else order
-    groups = k // _GROUP
-    step = max(1, _CHUNK_BYTES // (groups * block.itemsize))
-    with file.open("rb") as stream:
-        stream.seek(stored.offset)
-        for start in range(0, n, step):
-            rows = min(step, n - start)
-            blocks = np.fromfile(stream, block, rows * groups)
-            if blocks.size != rows * groups:
-                raise InputError(f"{file} has become shorter since it was opened")
-            yield places[start : start + rows], blocks.reshape(rows, groups)
 
 
 def _identity(file: Path) -> str:
@@ -302,9 +245,9 @@ def _provenance(header: GgufHeader) -> str:
         if len(tensor.shape) > 1:
             values[tensor.block_type] += tensor.shape[0] * tensor.shape[1]
     main = values.most_common(1)[0][0] if values else "F32"
-    model = re.sub(rf"[.-]{main}$", "", header.file.stem, flags=re.IGNORECASE)
+    model = re.sub(rf"[.-]{main}(_[SML])?$", "", header.file.stem, flags=re.IGNORECASE)
     stored = _FLOAT_BLOCKS.get(main) or f"dequantised {main}"
-    grid = f"; its weights lie on {_GRIDS[main]}" if main in _GRIDS else ""
+    grid = f"; its weights lie on {BLOCK_TYPES[main].grid}" if main in BLOCK_TYPES else ""
     ignored = sorted(IGNORED_TENSORS & header.tensors.keys())
     lost = f"; {ignored[0]} is not applied, which transformers cannot read" if ignored else ""
     return f"{stored} of {model} (GGUF){grid}{lost}"

@@ -6,25 +6,23 @@ inside the commands, so that ``--help`` answers at once.
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path  # noqa: TC003  (typer reads it at run time)
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sllmbench.cli import display
+from sllmbench.cli.display import show
 from sllmbench.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from rich.console import Console, RenderableType
+    from collections.abc import Sequence
 
     from sllmbench.bench import RunResult
-    from sllmbench.checkpoints.base import Progress
+    from sllmbench.microbench import KernelResult
 
 INTERRUPTED = 130
 DEFAULT_PATHS = "fp32,bf16,int8,int4-g32,gguf,unfused-int4"
@@ -148,12 +146,12 @@ def run(
 ) -> None:
     """Measure what each path costs: speed, memory, energy and quality."""
     try:
-        with _progress() as progress:
+        with display.progress() as progress:
             from sllmbench.bench import run as run_bench
 
             result = run_bench(
                 model,
-                None if paths is None else [name.strip() for name in paths.split(",")],
+                _names(paths),
                 n_prompt=n_prompt,
                 n_gen=n_gen,
                 repetitions=repetitions,
@@ -172,15 +170,101 @@ def run(
         print("interrupted", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     _write(result, output)
-    if result.disturbances:
-        busy = "; ".join(result.disturbances)
-        print(f"warning: the machine was busy as the run began: {busy}", file=sys.stderr)
+    _warn_of(result.disturbances)
     for failure in result.failures:
         if failure.detail:
             print(failure.detail, file=sys.stderr)
         print(f"error: {failure.message}", file=sys.stderr)
     if result.interrupted:
         print("interrupted: what was measured is stored", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED)
+    if result.failures:
+        raise typer.Exit(1)
+
+
+class Cache(StrEnum):
+    """Where the weight is when a product begins."""
+
+    HOT = "hot"
+    COLD = "cold"
+
+
+@app.command()
+def kernel(
+    shape: Annotated[
+        str | None,
+        typer.Option(
+            help="Weights NxK (out × in), with commas.",
+            show_default="2048x2048,8192x2048,2048x8192",
+        ),
+    ] = None,
+    m: Annotated[
+        str, typer.Option("-m", "--rows", help="Rows of activations, with commas.")
+    ] = "1,4,16,128",
+    paths: Annotated[
+        str | None,
+        typer.Option(
+            help="Names of `sllmbench paths`, with commas.", show_default="the usual ones that run"
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Take the shapes of a model's layers, e.g. llama-3.2-1b.")
+    ] = None,
+    threads: Annotated[
+        str | None,
+        typer.Option(
+            "-t", "--threads", help="One or several.", show_default="SLLMBENCH_THREADS, else all"
+        ),
+    ] = None,
+    isa: Annotated[
+        str | None, typer.Option(help="Of our kernels, e.g. avx2.", show_default="the best")
+    ] = None,
+    arithmetic: Annotated[
+        Arithmetic, typer.Option(help="Our kernels' activations: int8, or exact float32.")
+    ] = Arithmetic.INT8,
+    cache: Annotated[
+        Cache, typer.Option(help="The same weight over and over, or copies that exceed the cache.")
+    ] = Cache.HOT,
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="The path that ratios are against.", show_default="torch:bf16 or first"),
+    ] = None,
+    rounds: Annotated[
+        int, typer.Option("-r", "--rounds", help="Turns of each path; 6 give a 95% interval.")
+    ] = 9,
+    seed: Annotated[int, typer.Option(help="Of the operands and the turns.")] = 0,
+    output: Annotated[
+        Output, typer.Option("-o", "--output", help="What to write to stdout.")
+    ] = Output.TABLE,
+) -> None:
+    """Time one matrix product on our kernels and on other libraries', taking turns."""
+    try:
+        with display.progress() as progress:
+            from sllmbench.microbench import compare_kernels
+
+            result = compare_kernels(
+                _names(shape),
+                _numbers("-m", m),
+                _names(paths),
+                model=model,
+                threads=None if threads is None else _numbers("-t", threads),
+                isa=isa,
+                arithmetic=arithmetic.value,
+                cache=cache.value,
+                baseline=baseline,
+                rounds=rounds,
+                seed=seed,
+                progress=progress,
+            )
+    except KeyboardInterrupt:  # while it was prepared: nothing was measured
+        print("interrupted", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    _write_kernels(result, output)
+    _warn_of(result.disturbances)
+    for failure in result.failures:
+        print(f"error: {failure}", file=sys.stderr)
+    if result.interrupted:
+        print("interrupted: the table holds what was measured", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
     if result.failures:
         raise typer.Exit(1)
@@ -204,7 +288,7 @@ def machine(
         return
     from sllmbench.cli.listings import machine_listing
 
-    _show(lambda _: machine_listing(found))
+    show(lambda _: machine_listing(found))
 
 
 @app.command()
@@ -213,17 +297,21 @@ def models() -> None:
     from sllmbench.checkpoints import builtin_models
     from sllmbench.cli.listings import models_listing
 
-    _show(lambda _: models_listing(builtin_models()))
+    show(lambda _: models_listing(builtin_models()))
 
 
 @app.command("paths")
 def list_paths() -> None:
     """List every path: what it is, and why one cannot run here."""
+    from sllmbench import matmuls
     from sllmbench.cli.listings import paths_listing
     from sllmbench.paths import path_names, resolve
 
     found = [resolve(name) for name in path_names()]
-    _show(lambda _: paths_listing((p.name, p.summary, p.unsupported()) for p in found))
+    rows = [(p.name, p.summary, p.unsupported()) for p in found]
+    bare = [matmuls.resolve(name) for name in matmuls.matmul_names() if name not in path_names()]
+    only = [(p.name, f"for `kernel`: {p.summary}", p.unavailable()) for p in bare]
+    show(lambda _: paths_listing([*rows, *only]))
 
 
 def _write(result: RunResult, output: Output) -> None:
@@ -236,7 +324,7 @@ def _write(result: RunResult, output: Output) -> None:
     if not records:
         return
     if output is Output.TABLE:
-        _show(lambda width: report.table(records, reference, width))
+        show(lambda width: report.table(records, reference, width))
     elif output is Output.MD:
         sys.stdout.write(report.markdown(records, reference))
     elif output is Output.CSV:
@@ -245,57 +333,38 @@ def _write(result: RunResult, output: Output) -> None:
         sys.stdout.write(report.jsonl(records))
 
 
-def _show(make: Callable[[int], RenderableType]) -> None:
-    """Print what is made for the terminal's width, without the spaces that pad its lines."""
-    console = _console()
-    with console.capture() as captured:
-        console.print(make(console.width))
-    for line in captured.get().splitlines():
-        print(line.rstrip())
+def _write_kernels(result: KernelResult, output: Output) -> None:
+    from sllmbench.report import kernels
+
+    records, baseline = result.records, result.baseline
+    told = (result.machine, records, baseline, result.notes)
+    if output is Output.JSON:
+        sys.stdout.write(kernels.json(*told))
+    elif output is Output.TABLE:
+        show(lambda width: kernels.table(*told, width))
+    elif output is Output.MD:
+        sys.stdout.write(kernels.markdown(*told))
+    else:
+        write = kernels.csv if output is Output.CSV else kernels.jsonl
+        sys.stdout.write(write(records, baseline))
+        for note in result.notes:  # the others hold them
+            print(f"note: {note}", file=sys.stderr)
 
 
-def _console(*, stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    return Console(
-        stderr=stderr,
-        color_system=None if "NO_COLOR" in os.environ else "auto",
-        highlight=False,
-        soft_wrap=False,
-    )
+def _warn_of(disturbances: Sequence[str]) -> None:
+    if disturbances:
+        busy = "; ".join(disturbances)
+        print(f"warning: the machine was busy as the run began: {busy}", file=sys.stderr)
 
 
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """Show a bar on a terminal, a line for each step elsewhere; on stderr."""
-    console = _console(stderr=True)
-    if not console.is_terminal:
-        previous = ""
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",")]
 
-        def say(what: str, fraction: float | None) -> None:
-            nonlocal previous
-            if what != previous:
-                previous = what
-                percent = "" if fraction is None else f"[{fraction:4.0%}] "
-                print(f"{percent}{what}", file=sys.stderr, flush=True)
 
-        yield say
-        return
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-    )
-    # No thread that repaints: it would take its share of the cores that are being timed.
-    with Progress(*columns, console=console, transient=True, auto_refresh=False) as bars:
-        task = bars.add_task("starting", total=None)
-
-        def show(what: str, fraction: float | None) -> None:
-            total = None if fraction is None else 1.0
-            bars.update(task, description=what, completed=fraction or 0.0, total=total)
-            bars.refresh()
-
-        yield show
+def _numbers(option: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(
+            f"{option} takes whole numbers with commas, as 1,16,128, not {text!r}"
+        ) from None

@@ -12,6 +12,8 @@ from sllmbench.hardware.roots import SYSTEM, Roots, read_text
 
 BUSY_PROCESS_PERCENT = 5.0
 """Processes below this share of one processor are not named."""
+_NOTABLE_CPU_PERCENT = 20.0
+_NOTABLE_STEAL_PERCENT = 1.0
 
 
 class ForeignProcess(BaseModel):
@@ -66,6 +68,19 @@ def watch(window_s: float = 0.3, roots: Roots = SYSTEM) -> Load:
         reason=None if shares is not None else "/proc/stat does not count processor time here",
         processes=tuple(sorted(busy, key=lambda process: -process.cpu_percent)),
     )
+
+
+def disturbances() -> tuple[str, ...]:
+    """Say what takes processor time before a measurement has begun to."""
+    now = watch()
+    found = [
+        f"{process.name} (process {process.pid}) took {process.cpu_percent:.0f}% CPU"
+        for process in now.processes
+        if process.cpu_percent >= _NOTABLE_CPU_PERCENT
+    ]
+    if (now.steal_percent or 0) >= _NOTABLE_STEAL_PERCENT:
+        found.append(f"the host took {now.steal_percent:.0f}% of the processors")
+    return tuple(found)
 
 
 def _cpu_percent(process: psutil.Process) -> float:

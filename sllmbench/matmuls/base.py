@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -40,10 +42,12 @@ class BoundMatmul:
 
     Attributes:
         calls: one a copy of the weight; each is the library's own entry with its operands bound.
-        product: float32 [m, n], what the last call gave.
+        product: float32 [m, n], the product with the first copy.
         use: the kernel that ran; known after a call at the latest.
         weight_bytes: bytes of one copy as the kernel reads it: codes, scales, offsets, padding.
         values: float32 [n, k], the weights that the stored ones stand for.
+        products_per_call: for a library that can only multiply with all copies at once, their
+            number; ``calls`` is then one call, and its time is that of so many products.
     """
 
     calls: Sequence[Callable[[], object]]
@@ -51,6 +55,7 @@ class BoundMatmul:
     use: Callable[[], KernelUse]
     weight_bytes: int
     values: NDArray[np.float32]
+    products_per_call: int = 1
 
 
 class MatmulPath(ABC):
@@ -70,9 +75,21 @@ class MatmulPath(ABC):
         return None
 
     @abstractmethod
+    def bits_per_weight(self, k: int) -> float:
+        """Stored bits a weight in a row of ``k``, about: how many copies exceed a cache."""
+
+    @abstractmethod
     def bind(self, operands: Operands) -> BoundMatmul:
         """Store the weight, ``operands.copies`` times, and bind everything.
 
         Raises:
             InputError: the library refuses these operands.
         """
+
+
+def missing_library(names: Sequence[str], extra: str) -> str | None:
+    """Say which of the packages ``names`` is not installed, and the extra that brings it."""
+    for name in names:
+        if find_spec(name) is None:
+            return f"{name} is not installed; pip install 'sllmbench[{extra}]'"
+    return None

@@ -38,7 +38,7 @@ def path_names() -> list[str]:
     grouped = [
         f"{base}{g}" for base in ("unfused-int4", "torch:int4pack") for g in ("", "-g64", "-g128")
     ]
-    return ["fp32", "bf16", "fp16", "int8", *_INT4, *_INT4_ASYM, "gguf", *grouped]
+    return ["fp32", "bf16", "fp16", "int8", "int8-g128", *_INT4, *_INT4_ASYM, "gguf", *grouped]
 
 
 def default_paths(checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -67,11 +67,15 @@ def resolve(name: str, arithmetic: Arithmetic = "int8") -> Path:
             )
         case "gguf":
             return GgufPath(
-                name, "our kernels on a GGUF file's own Q4_1 and Q8_0 blocks", arithmetic
+                name, "our kernels on a GGUF file's own blocks, K-quants too", arithmetic
             )
         case "int8":
             return NativePath(
                 name, "our kernels, int8, a scale a row", parse_format(name), arithmetic
+            )
+        case "int8-g128":
+            return NativePath(
+                name, "our kernels, int8, a scale a group of 128", parse_format(name), arithmetic
             )
         case _ if name in _INT4 + _INT4_ASYM:
             group = name.split("-")[1].removeprefix("g")

@@ -9,7 +9,7 @@ import torch
 
 from sllmbench import _native
 from sllmbench.errors import InputError
-from sllmbench.formats import QuantFormat, QuantTensor, parse_format
+from sllmbench.formats import QuantFormat, QuantTensor, parse_format, stack_rows
 from sllmbench.paths.base import Arithmetic, KernelUse, Path, PathLinear, rows_at_once
 from sllmbench.paths.torch_float import TorchLinear, float_tensor
 from sllmbench.quantizers import quantize
@@ -111,17 +111,7 @@ def quantized_tensor(checkpoint: Checkpoint, name: str, layout: QuantFormat) -> 
         quantize(checkpoint.rows(name, start, min(start + step, n)), layout)
         for start in range(0, n, step)
     ]
-    if len(parts) == 1:
-        return parts[0]
-    offsets: list[Any] = [part.offsets for part in parts if part.offsets is not None]
-    return QuantTensor(
-        layout,
-        n,
-        k,
-        np.concatenate([part.codes for part in parts]),
-        np.concatenate([part.scales for part in parts]),
-        np.concatenate(offsets) if offsets else None,
-    )
+    return parts[0] if len(parts) == 1 else stack_rows(parts)
 
 
 def _matrix_shape(checkpoint: Checkpoint, name: str) -> tuple[int, int]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv as csv_files
-import io
 import json as json_text
 from typing import TYPE_CHECKING, Any
 
-from sllmbench.report.columns import Column, cost_columns, fitted, pareto, speed_columns
+from sllmbench.report.columns import cost_columns, pareto, speed_columns
+from sllmbench.report.grids import csv_rows, markdown_grid, markdown_notes, notes_grid, text_grid
 from sllmbench.report.notes import notes
 
 if TYPE_CHECKING:
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["csv", "flat", "json", "jsonl", "markdown", "pareto", "table"]
 
-_GAP = 2
-_TEXT_COLUMNS = ("path", "kernel", "ISA")
-
 
 def table(records: Sequence[Record], reference: str, width: int) -> RenderableType:
     """Two tables and their notes for a terminal of ``width`` columns; no cell is wrapped.
@@ -32,43 +28,19 @@ def table(records: Sequence[Record], reference: str, width: int) -> RenderableTy
         width: columns that there are; what does not fit is left out, the least wanted first.
     """
     from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
 
     parts: list[RenderableType] = []
     for columns in (speed_columns(records, reference), cost_columns(records, reference)):
-        grid = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
-        kept = fitted(columns, width, _GAP)
-        for column in kept:
-            grid.add_column(
-                Text(column.title), justify="left" if _is_text(column) else "right", no_wrap=True
-            )
-        for row in zip(*(column.cells for column in kept), strict=True):
-            grid.add_row(*(Text(cell) for cell in row))
-        parts += [grid, ""]
-    below = Table.grid(padding=(0, 1, 0, 0))
-    below.add_column(no_wrap=True)
-    below.add_column(ratio=1)
-    previous = None
-    for label, text in notes(records, reference):
-        below.add_row(Text("" if label == previous else label, style="bold"), Text(text))
-        previous = label
-    return Group(*parts, below)
+        parts += [text_grid(columns, width), ""]
+    return Group(*parts, notes_grid(notes(records, reference)))
 
 
 def markdown(records: Sequence[Record], reference: str) -> str:
     """Render the same tables, with every column, and notes in GitHub's markdown."""
     lines = []
     for columns in (speed_columns(records, reference), cost_columns(records, reference)):
-        lines.append(_markdown_row([column.title.strip() for column in columns]))
-        lines.append("|" + "|".join(":--" if _is_text(c) else "--:" for c in columns) + "|")
-        cells = zip(*(column.cells for column in columns), strict=True)
-        lines += [_markdown_row([cell.strip() for cell in row]) for row in cells]
-        lines.append("")
-    lines += [
-        f"- {_escaped(label)} {_escaped(text)}" if len(label) == 1 else f"- **{label}** {text}"
-        for label, text in notes(records, reference)
-    ]
+        lines += [*markdown_grid(columns), ""]
+    lines += markdown_notes(notes(records, reference))
     return "\n".join(lines) + "\n"
 
 
@@ -103,27 +75,4 @@ def jsonl(records: Sequence[Record]) -> str:
 
 def csv(records: Sequence[Record]) -> str:
     """One record a row under a header; what is not a plain value is JSON in its cell."""
-    rows = [flat(record) for record in records]
-    out = io.StringIO()
-    writer = csv_files.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow(
-            {
-                name: json_text.dumps(value) if isinstance(value, dict | list) else value
-                for name, value in row.items()
-            }
-        )
-    return out.getvalue()
-
-
-def _is_text(column: Column) -> bool:
-    return column.title.strip() in _TEXT_COLUMNS
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(_escaped(cell) for cell in cells)} |"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("*", "\\*")
+    return csv_rows([flat(record) for record in records])

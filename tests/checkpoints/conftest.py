@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gguf
 import numpy as np
@@ -51,6 +51,30 @@ class WrittenGguf:
 
 
 WriteGguf = Callable[..., WrittenGguf]
+RandomBlocks = Callable[..., "NDArray[np.uint8]"]
+_HALVES = {
+    "Q4_0": (0,),
+    "Q4_1": (0, 2),
+    "Q5_0": (0,),
+    "Q8_0": (0,),
+    "Q4_K": (0, 2),
+    "Q5_K": (0, 2),
+    "Q6_K": (208,),
+}
+"""Where a block holds its float16s; any other bytes are valid."""
+
+
+def _random_blocks(
+    kind: gguf.GGMLQuantizationType, n: int, k: int, seed: int = 0
+) -> NDArray[np.uint8]:
+    """Random bytes [n, bytes of a row], but finite scales that make weights near 0.1."""
+    rng = np.random.default_rng(seed)
+    length, size = gguf.GGML_QUANT_SIZES[kind]
+    blocks = rng.integers(0, 256, (n, k // length, size)).astype(np.uint8)
+    for at in _HALVES[kind.name]:
+        halves = rng.normal(size=(n, k // length, 1)) * (2e-4 if length == 256 else 2e-2)
+        blocks[..., at : at + 2] = halves.astype(np.float16).view(np.uint8)
+    return blocks.reshape(n, -1)
 
 
 def gguf_name(name: str) -> str:
@@ -62,7 +86,7 @@ def gguf_name(name: str) -> str:
     return f"blk.{layer}.{_INNER[inner]}.{suffix}"
 
 
-def _interleave(weight: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
+def _interleave(weight: NDArray[Any], heads: int) -> NDArray[Any]:
     """llama.cpp's row order: the two halves of each head interleaved."""
     rows = []
     for head in np.split(weight, heads):
@@ -100,13 +124,15 @@ def _write(
         kind = types.setdefault(
             name, F32 if weight.ndim == 1 else Q8_0 if "embed" in name else Q4_1
         )
-        stored = weight
-        if config["model_type"] == "llama" and (".q_proj." in name or ".k_proj." in name):
-            stored = _interleave(weight, heads if ".q_proj." in name else kv_heads)
         blocks = (replace or {}).get(name)
         if blocks is None:
-            blocks = gguf.quantize(stored, kind)
-            weights[name] = gguf.dequantize(gguf.quantize(weight, kind), kind)
+            if kind.name.endswith("_K"):  # the library cannot quantise to these
+                blocks = _random_blocks(kind, *weight.shape, seed=len(weights))
+            else:
+                blocks = gguf.quantize(weight, kind)
+            weights[name] = gguf.dequantize(blocks, kind)
+            if config["model_type"] == "llama" and (".q_proj." in name or ".k_proj." in name):
+                blocks = _interleave(blocks, heads if ".q_proj." in name else kv_heads)
         if name != leave_out:
             writer.add_tensor(gguf_name(name), blocks, raw_dtype=kind)
     writer.write_header_to_file()
@@ -120,6 +146,12 @@ def _write(
 def write_gguf() -> WriteGguf:
     """Writes a Hugging Face folder as a GGUF: matrices Q4_1, the embedding Q8_0, the rest F32."""
     return _write
+
+
+@pytest.fixture(scope="session")
+def random_blocks() -> RandomBlocks:
+    """Makes valid blocks of any type that has a kernel here."""
+    return _random_blocks
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING
 import gguf
 import numpy as np
 import pytest
+import torch
+from safetensors.numpy import load_file
 
+from sllmbench import load_model
 from sllmbench.checkpoints import open_checkpoint
 from sllmbench.checkpoints.gguf import GgufCheckpoint, _identity
 from sllmbench.checkpoints.gguf_convert import convert
@@ -22,9 +25,11 @@ from sllmbench.errors import InputError
 from sllmbench.paths import default_paths
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.checkpoints.conftest import WriteGguf, WrittenGguf
 
-Q4_K = gguf.GGMLQuantizationType.Q4_K
+Q2_K = gguf.GGMLQuantizationType.Q2_K
 BF16 = gguf.GGMLQuantizationType.BF16
 UP, DOWN = "model.layers.1.mlp.up_proj.weight", "model.layers.0.mlp.down_proj.weight"
 NORM = "model.layers.1.input_layernorm.weight"
@@ -73,7 +78,7 @@ def qwen_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def qwen(
     qwen_folder: Path, write_gguf: WriteGguf, tmp_path_factory: pytest.TempPathFactory
 ) -> WrittenGguf:
-    """A qwen2 with its own lm_head, a BF16 and a Q4_K matrix, and NaN in a norm and in a scale."""
+    """A qwen2 with its own lm_head, a BF16 and a Q2_K matrix, and NaN in a norm and in a scale."""
     q4_1 = gguf.GGMLQuantizationType.Q4_1
     blocks = gguf.quantize(np.ones((256, 64), np.float32), q4_1)
     blocks[5, 0:2] = np.frombuffer(np.float16(np.nan).tobytes(), np.uint8)
@@ -82,8 +87,8 @@ def qwen(
     return write_gguf(
         qwen_folder,
         tmp_path_factory.mktemp("gguf") / "tiny-qwen.gguf",
-        block_types={DOWN: Q4_K, "model.layers.0.mlp.gate_proj.weight": BF16},
-        replace={UP: blocks, NORM: norm, DOWN: np.zeros((64, 144), np.uint8)},
+        block_types={DOWN: Q2_K, "model.layers.0.mlp.gate_proj.weight": BF16},
+        replace={UP: blocks, NORM: norm, DOWN: np.zeros((64, 84), np.uint8)},
     )
 
 
@@ -120,6 +125,60 @@ def test_stored_blocks_stand_for_the_same_weights(
             formats.add(stored.format.name)
             np.testing.assert_array_equal(stored.dequantize(), weight, err_msg=name)
     assert formats == {"q4_1", "q8_0"}
+
+
+MIX = {
+    "self_attn.q_proj": "Q4_K",
+    "self_attn.k_proj": "Q5_K",
+    "self_attn.v_proj": "Q6_K",
+    "self_attn.o_proj": "Q4_0",
+    "mlp.gate_proj": "Q4_K",
+    "mlp.up_proj": "Q4_K",
+    "mlp.down_proj": "Q5_0",  # its k is no multiple of 256: llama.cpp falls back so as well
+    "model.embed_tokens": "Q6_K",
+}
+
+
+@pytest.fixture(scope="module")
+def mix(
+    make_llama: Callable[..., Path],
+    write_gguf: WriteGguf,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> WrittenGguf:
+    """A llama in a mix of block types, as Q4_K_M files are."""
+    folder = make_llama(hidden=256)
+    types = {
+        name: gguf.GGMLQuantizationType[MIX[part]]
+        for name in load_file(folder / "model.safetensors")
+        for part in MIX
+        if part in name
+    }
+    file = tmp_path_factory.mktemp("gguf") / "tiny-llama.Q4_K_M.gguf"
+    return write_gguf(folder, file, block_types=types)
+
+
+def test_a_mix_of_block_types_runs_as_it_is_stored(mix: WrittenGguf, own_cache: Path) -> None:
+    checkpoint = open_checkpoint(str(mix.file))
+    assert checkpoint.quantized_unavailable is None
+    assert checkpoint.provenance == (
+        "dequantised Q4_K of tiny-llama (GGUF); "
+        "its weights lie on a 4-bit asymmetric group-32 grid with integer scales"
+    )
+    formats = set()
+    for name, weight in mix.weights.items():
+        np.testing.assert_array_equal(checkpoint.tensor(name), weight, err_msg=name)
+        if weight.ndim == 2:
+            stored = checkpoint.quantized(name)
+            formats.add(stored.format.name)
+            np.testing.assert_array_equal(stored.dequantize(), weight, err_msg=name)
+    assert formats == {kind.lower() for kind in MIX.values()}
+    ids = torch.arange(24).reshape(1, -1) * 7 % 512
+    logits = {}
+    for path in ("fp32", "gguf"):
+        with torch.inference_mode():
+            logits[path] = load_model(checkpoint, path, arithmetic="exact")(ids).logits
+    # Two layers of float32 products in another order: far below what one wrong block would do.
+    torch.testing.assert_close(logits["gguf"], logits["fp32"], rtol=1e-4, atol=1e-4)
 
 
 def test_provenance_says_the_grid_and_the_missing_tokenizer_is_explained(
@@ -170,7 +229,7 @@ def test_a_damaged_conversion_is_made_again(
 
 def test_block_types_without_a_kernel_are_named(qwen_checkpoint: GgufCheckpoint) -> None:
     with pytest.raises(
-        InputError, match=r"down_proj.weight is stored as Q4_K, which has no kernel"
+        InputError, match=r"down_proj.weight is stored as Q2_K, which has no kernel"
     ):
         qwen_checkpoint.quantized(DOWN)
     assert not qwen_checkpoint.tensor(DOWN).any()
@@ -181,7 +240,7 @@ def test_what_cannot_run_as_stored_is_known_before_loading(
 ) -> None:
     assert llama_checkpoint.quantized_unavailable is None
     assert "gguf" in default_paths(llama_checkpoint)
-    assert "Q4_K blocks have no kernel here" in str(qwen_checkpoint.quantized_unavailable)
+    assert "Q2_K blocks have no kernel here" in str(qwen_checkpoint.quantized_unavailable)
     assert default_paths(qwen_checkpoint)[0] == "fp32"
     assert "gguf" not in default_paths(qwen_checkpoint)
 

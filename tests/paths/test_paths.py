@@ -8,7 +8,7 @@ import torch
 
 from sllmbench import matmul, paths, quantize
 from sllmbench.errors import InputError
-from sllmbench.formats import matmul_float64
+from sllmbench.formats import FORMAT_NAMES, matmul_float64, parse_format
 from sllmbench.paths.native import kernels
 
 
@@ -26,11 +26,12 @@ def test_an_unknown_path_is_refused_with_the_nearest_name() -> None:
 
 
 @pytest.mark.parametrize("kernel", [None, *kernels()])
-@pytest.mark.parametrize("form", ["int8", "int4-g32", "int4-g64-asym", "int4-row", "q4_1"])
+@pytest.mark.parametrize("form", FORMAT_NAMES)
 def test_matmul_agrees_with_the_oracle(kernel: str | None, form: str) -> None:
     rng = np.random.default_rng(3)
-    x = rng.standard_normal((5, 200), dtype=np.float32)
-    weight = quantize(rng.standard_normal((77, 200), dtype=np.float32), form)
+    k = 256 if parse_format(form).two_level else 200
+    x = rng.standard_normal((5, k), dtype=np.float32)
+    weight = quantize(rng.standard_normal((77, k), dtype=np.float32), form)
     expected = matmul_float64(x, weight)
     got = matmul(x, weight, kernel=kernel)
     exact = kernel is not None and kernel.endswith("exact")

@@ -1,0 +1,193 @@
+"""GGUF's quantised blocks, read as they are stored into :class:`~sllmbench.formats.QuantTensor`.
+
+Blocks of 32 or 256 values along k; what each holds is its ``np.dtype`` below. Nibbles lie 32 values
+to 16 bytes (Q4_0, Q4_1, Q5_0) or 64 to 32 (the K-quants): first all low nibbles, then all high.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sllmbench.errors import InputError
+from sllmbench.formats import SUPER_LENGTH, QuantFormat, QuantTensor, pack_nibbles, parse_format
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from sllmbench.checkpoints.gguf_header import GgufTensor
+
+    Arrays = dict[str, NDArray[Any]]
+
+_CHUNK_BYTES = 4 << 20
+"""Stored bytes at a time; unpacking them takes a few times as much."""
+
+
+@dataclass(frozen=True)
+class BlockType:
+    """A block type that our kernels multiply with as it is stored.
+
+    Attributes:
+        format: ours for it.
+        block: what a block holds.
+        unpack: [rows, blocks] of them → the arrays of a QuantTensor; each reshapes to [rows, ...].
+    """
+
+    format: QuantFormat
+    block: np.dtype[Any]
+    unpack: Callable[[NDArray[Any]], Arrays]
+
+    @property
+    def length(self) -> int:
+        """Values of k in a block."""
+        return SUPER_LENGTH if self.format.two_level else self.format.group_size
+
+    @property
+    def grid(self) -> str:
+        """What its values lie on, in words, e.g. ``a 4-bit symmetric group-32 grid``."""
+        fmt = self.format
+        article = "an" if fmt.bits == 8 else "a"
+        kind = "symmetric" if fmt.offset == "symmetric" else "asymmetric"
+        scales = " with integer scales" if fmt.two_level else ""
+        return f"{article} {fmt.bits}-bit {kind} group-{fmt.group_size} grid{scales}"
+
+
+def read_blocks(file: Path, stored: GgufTensor, order: NDArray[np.intp] | None) -> QuantTensor:
+    """Read a matrix whose block type is one of :data:`BLOCK_TYPES`.
+
+    Args:
+        file: the GGUF file.
+        stored: which of its tensors.
+        order: for each stored row its place in the result, None where they agree.
+
+    Raises:
+        InputError: NaN or infinite scales, or a file that has become shorter.
+    """
+    n, k = stored.shape
+    kind = BLOCK_TYPES[stored.block_type]
+    arrays: Arrays = {}
+    for places, blocks in _row_blocks(file, stored, kind, order):
+        for what, part in kind.unpack(blocks).items():
+            rows = part.reshape(len(blocks), -1)
+            if what not in arrays:
+                arrays[what] = np.empty((n, rows.shape[1]), rows.dtype)
+            arrays[what][places] = rows
+    return QuantTensor(kind.format, n, k, **arrays)
+
+
+def _row_blocks(
+    file: Path, stored: GgufTensor, kind: BlockType, order: NDArray[np.intp] | None
+) -> Iterator[tuple[NDArray[np.intp], NDArray[Any]]]:
+    """The stored rows, some MiB at a time: where they go, and their blocks [rows, k / length]."""
+    n, k = stored.shape
+    places = np.arange(n, dtype=np.intp) if order is None else order
+    count = k // kind.length
+    step = max(1, _CHUNK_BYTES // (count * kind.block.itemsize))
+    with file.open("rb") as stream:
+        stream.seek(stored.offset)
+        for start in range(0, n, step):
+            rows = min(step, n - start)
+            blocks = np.fromfile(stream, kind.block, rows * count)
+            if blocks.size != rows * count:
+                raise InputError(f"{file} has become shorter since it was opened")
+            yield places[start : start + rows], blocks.reshape(rows, count)
+
+
+def _nibbles(pairs: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """[..., bytes] → [..., 2, bytes]: low nibbles, then high ones."""
+    return np.stack([pairs & 0x0F, pairs >> 4], axis=-2)
+
+
+def _packed(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A row's 4-bit codes as our nibbles, which hold neighbours."""
+    return pack_nibbles(codes.reshape(len(codes), -1))
+
+
+def _q4_0(blocks: NDArray[Any]) -> Arrays:
+    return {"codes": _packed(_nibbles(blocks["codes"])), "scales": blocks["scale"]}
+
+
+def _q4_1(blocks: NDArray[Any]) -> Arrays:
+    return _q4_0(blocks) | {"offsets": blocks["minimum"]}
+
+
+def _q5_0(blocks: NDArray[Any]) -> Arrays:
+    fifth = np.unpackbits(blocks["high"], axis=-1, bitorder="little")  # bit i is value i's
+    low = _nibbles(blocks["codes"]).reshape(fifth.shape)
+    return {"codes": low | fifth << 4, "scales": blocks["scale"]}
+
+
+def _q8_0(blocks: NDArray[Any]) -> Arrays:
+    return {"codes": blocks["codes"], "scales": blocks["scale"]}
+
+
+def _six_bit_factors(blocks: NDArray[Any]) -> Arrays:
+    """Factors of 8 groups' scales and minima from 12 bytes.
+
+    Bytes 0-3 hold the first four scales, 4-7 the first four minima, 6 bits each; the upper two bits
+    there, and the nibbles of 8-11 (low: scales, high: minima), make up the last four of each.
+    """
+    first, last = blocks["factors"][..., :8], blocks["factors"][..., 8:]
+    upper = first >> 6 << 4
+    scales = np.concatenate([first[..., :4] & 63, last & 0x0F | upper[..., :4]], axis=-1)
+    minima = np.concatenate([first[..., 4:] & 63, last >> 4 | upper[..., 4:]], axis=-1)
+    return {
+        "scales": scales.view(np.int8),
+        "offsets": minima,
+        "super_scales": blocks["super_scale"],
+        "super_minima": blocks["super_minimum"],
+    }
+
+
+def _q4_k(blocks: NDArray[Any]) -> Arrays:
+    return {"codes": _packed(_nibbles(blocks["codes"]))} | _six_bit_factors(blocks)
+
+
+def _q5_k(blocks: NDArray[Any]) -> Arrays:
+    # Bit g of byte i belongs to value i of group g.
+    fifth = blocks["high"][..., None, :] >> np.arange(8, dtype=np.uint8)[:, None] & 1
+    low = _nibbles(blocks["codes"]).reshape(fifth.shape)
+    return {"codes": low | fifth << 4} | _six_bit_factors(blocks)
+
+
+def _q6_k(blocks: NDArray[Any]) -> Arrays:
+    # A half of the block has 64 bytes of nibbles and 32 of upper pairs of bits: pair p of byte i
+    # belongs to value 32 p + i of the half.
+    pairs = np.arange(0, 8, 2, dtype=np.uint8)[:, None]
+    upper = blocks["high"][..., None, :] >> pairs & 3
+    low = _nibbles(blocks["codes"]).reshape(upper.shape)
+    return {
+        "codes": low | upper << 4,
+        "scales": blocks["scales"],
+        "super_scales": blocks["super_scale"],
+    }
+
+
+_SUPER_FIELDS = [("super_scale", "<f2"), ("super_minimum", "<f2"), ("factors", "u1", 12)]
+_LAYOUTS: dict[str, tuple[Callable[[NDArray[Any]], Arrays], list[Any]]] = {
+    "q4_0": (_q4_0, [("scale", "<f2"), ("codes", "u1", 16)]),
+    "q4_1": (_q4_1, [("scale", "<f2"), ("minimum", "<f2"), ("codes", "u1", 16)]),
+    "q5_0": (_q5_0, [("scale", "<f2"), ("high", "u1", 4), ("codes", "u1", 16)]),
+    "q8_0": (_q8_0, [("scale", "<f2"), ("codes", "i1", 32)]),
+    "q4_k": (_q4_k, [*_SUPER_FIELDS, ("codes", "u1", (4, 32))]),
+    "q5_k": (_q5_k, [*_SUPER_FIELDS, ("high", "u1", 32), ("codes", "u1", (4, 32))]),
+    "q6_k": (
+        _q6_k,
+        [
+            ("codes", "u1", (2, 64)),
+            ("high", "u1", (2, 32)),
+            ("scales", "i1", 16),
+            ("super_scale", "<f2"),
+        ],
+    ),
+}
+BLOCK_TYPES = {
+    name.upper(): BlockType(parse_format(name), np.dtype(fields), unpack)
+    for name, (unpack, fields) in _LAYOUTS.items()
+}
+"""By GGUF's name, e.g. ``Q4_K``."""

@@ -1,0 +1,298 @@
+"""``sllmbench kernel``: one matrix product by several paths, taking turns."""
+
+from __future__ import annotations
+
+import random
+import secrets
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, Literal
+
+from sllmbench import _native, hardware
+from sllmbench.checkpoints.base import Progress, silent
+from sllmbench.errors import InputError
+from sllmbench.hardware import load
+from sllmbench.matmuls import resolve
+from sllmbench.measure.timing import median_interval
+from sllmbench.microbench.plan import Case, KernelPlan, make_plan
+from sllmbench.record import KernelRecord, MachineFacts
+from sllmbench.worker import Worker, WorkerError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["KernelResult", "compare_kernels", "execute", "make_plan"]
+
+TURN_SECONDS = 0.05
+_MODULE = "sllmbench.microbench.worker"
+_SMALLEST_COPY_BYTES = 1 << 10
+
+
+@dataclass
+class KernelResult:
+    """What was measured.
+
+    Attributes:
+        baseline: the path that ratios are against.
+        notes: paths and cases that could not run, with the reason.
+        failures: processes that died.
+        disturbances: what else was busy on the machine when the comparison began.
+    """
+
+    machine: MachineFacts
+    baseline: str
+    records: list[KernelRecord] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    disturbances: tuple[str, ...] = ()
+    interrupted: bool = False
+
+
+def compare_kernels(
+    shapes: Sequence[str] | None = None,
+    m: Sequence[int] | None = None,
+    paths: Sequence[str] | None = None,
+    *,
+    model: str | None = None,
+    threads: Sequence[int] | None = None,
+    arithmetic: str = "int8",
+    isa: str | None = None,
+    cache: str = "hot",
+    baseline: str | None = None,
+    rounds: int = 9,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> KernelResult:
+    """Time one matrix product on several paths, each in a process of its own.
+
+    The candidates of a comparison take turns in random order; all others stand still (SIGSTOP)
+    meanwhile, because thread pools that spin beside a kernel spoil its time.
+
+    Args:
+        shapes: weights as ``NxK``, out × in; None takes three of Llama-3.2-1B's.
+        m: rows of activations.
+        paths: names that ``sllmbench paths`` lists; None takes the usual ones that can run.
+        model: whose layers' shapes to take instead, as ``sllmbench run`` names models.
+        threads: one or several numbers; None takes ``SLLMBENCH_THREADS``, else every usable CPU.
+        arithmetic: of our own kernels: ``int8`` activations or ``exact`` float32.
+        isa: of our own kernels; None takes the best.
+        cache: ``hot``, the same weight over and over, or ``cold``, copies of it that together
+            exceed the last-level cache four times.
+        baseline: the path that ratios are against; None takes torch:bf16, else the first peer.
+        rounds: turns of each path; six are the least that give a 95% interval.
+        seed: of the operands and of the order of turns.
+        progress: told what is being done and the fraction that is done.
+
+    Raises:
+        InputError: something given cannot be used; nothing has been measured.
+    """
+    plan = make_plan(
+        shapes,
+        m,
+        paths,
+        model=model,
+        threads=threads,
+        arithmetic=arithmetic,
+        isa=isa,
+        cache=cache,
+        baseline=baseline,
+        rounds=rounds,
+        seed=seed,
+    )
+    return execute(plan, progress)
+
+
+def execute(plan: KernelPlan, progress: Progress = silent) -> KernelResult:
+    """Carry a plan out. A Ctrl-C ends it early with what was measured."""
+    disturbances = load.disturbances()
+    with ExitStack() as exits:
+        session = _Session(plan)
+        session.result.disturbances = disturbances
+        exits.callback(session.kill_all)
+        try:
+            for done, case in enumerate(plan.cases):
+                what = f"{case.shape.n}x{case.shape.k}, m = {case.m}, {case.threads} threads"
+                progress(what, done / len(plan.cases))
+                session.compare(case)
+        except KeyboardInterrupt:
+            session.result.interrupted = True
+        return session.result
+
+
+class _Session:
+    """The processes of a run and what they gave."""
+
+    def __init__(self, plan: KernelPlan) -> None:
+        self.result = KernelResult(MachineFacts(**hardware.facts()), plan.baseline)
+        self.result.notes += [f"{path}: {why}" for path, why in plan.unavailable.items()]
+        self._plan = plan
+        self._turns = random.Random(plan.seed)
+        self._workers: dict[str, Worker] = {}
+        self._roofs = _Roofs()
+        self._run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+
+    def kill_all(self) -> None:
+        for worker in (*self._workers.values(), self._roofs.worker):
+            worker.kill()
+
+    def compare(self, case: Case) -> None:
+        """Bind every path to the case, time them in turns, keep their records."""
+        bound: dict[str, dict[str, Any]] = {}
+        for path in self._plan.paths:
+            reason = resolve(path).unsupported_shape(case.shape.n, case.shape.k)
+            if reason is not None:
+                self._note(f"{path}, {case.shape.n}x{case.shape.k}: {reason}")
+            elif (facts := self._ask(path, "bind", self._bind_arguments(path, case))) is not None:
+                bound[path] = facts
+        samples: dict[str, list[dict[str, Any]]] = {path: [] for path in bound}
+        for _ in range(self._plan.rounds):
+            for path in self._turns.sample(list(samples), len(samples)):
+                turn = self._ask(path, "turn", {"seconds": TURN_SECONDS})
+                if turn is None:
+                    del samples[path]
+                else:
+                    samples[path].append(turn)
+        for path, turns in samples.items():
+            others = tuple(other for other in samples if other != path)
+            self.result.records.append(self._record(path, case, bound[path], turns, others))
+
+    def _ask(self, path: str, do: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
+        """Let the path's process run for one command; None where it failed or would not."""
+        if path not in self._workers:
+            self._workers[path] = Worker(path, _MODULE)
+        worker = self._workers[path]
+        worker.resume()
+        try:
+            return worker.ask(do, **arguments)
+        except InputError as error:  # the library refuses the case; it may take the next
+            self._note(f"{path}: {error}")
+            return None
+        except WorkerError as error:
+            self.result.failures.append(str(error))
+            worker.kill()
+            del self._workers[path]
+            return None
+        finally:
+            if path in self._workers:
+                worker.pause()
+
+    def _note(self, note: str) -> None:
+        if note not in self.result.notes:
+            self.result.notes.append(note)
+
+    def _bind_arguments(self, path: str, case: Case) -> dict[str, Any]:
+        return {
+            "path": path,
+            "arithmetic": self._plan.arithmetic,
+            "isa": self._plan.isa,
+            "n": case.shape.n,
+            "k": case.shape.k,
+            "m": case.m,
+            "threads": case.threads,
+            "copies": self._copies(path, case),
+            "seed": self._plan.seed,
+        }
+
+    def _copies(self, path: str, case: Case) -> int:
+        """As many of the path's own weights as exceed the cache; one where it is to be hot."""
+        if self._plan.cache == "hot":
+            return 1
+        bits = resolve(path).bits_per_weight(case.shape.k)
+        size = max(_SMALLEST_COPY_BYTES, int(case.shape.n * case.shape.k * bits / 8))
+        return -(-self._plan.cold_bytes // size) + 1
+
+    def _record(
+        self,
+        path: str,
+        case: Case,
+        facts: dict[str, Any],
+        turns: list[dict[str, Any]],
+        others: tuple[str, ...],
+    ) -> KernelRecord:
+        samples = [turn["median_ns"] for turn in turns]
+        interval = median_interval(samples)
+        n, k, m = case.shape.n, case.shape.k, case.m
+        moved = facts["weight_bytes"] + 4 * m * (n + k)
+        operations = 2 * n * k * m
+        copies = self._copies(path, case)
+        roof = self._roofs.roof(facts, copies, case.threads, moved, operations)
+        return KernelRecord(
+            run_id=self._run_id,
+            created_utc=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            sllmbench_version=metadata.version("sllmbench"),
+            path=path,
+            **facts["use"],
+            n=n,
+            k=k,
+            m=m,
+            threads=case.threads,
+            cache=self._plan.cache,
+            copies=copies,
+            interleaved_with=others,
+            median_ns=interval.median,
+            ci95_ns=None
+            if interval.low is None or interval.high is None
+            else (interval.low, interval.high),
+            samples_ns=tuple(samples),
+            calls_per_sample=tuple(turn["calls"] for turn in turns),
+            clock_ns=facts["clock_ns"],
+            weight_bytes=facts["weight_bytes"],
+            moved_bytes=moved,
+            gbs=moved / interval.median,
+            gflops=operations / interval.median,
+            roof_gbs=roof.gbs,
+            roof_gops=roof.gops,
+            roof_fraction=None if roof.ns is None else roof.ns / interval.median,
+            bound=roof.bound,
+            roof_reason=roof.reason,
+            max_rel_error=facts["max_rel_error"],
+        )
+
+
+@dataclass(frozen=True)
+class _Roof:
+    gbs: float
+    gops: float | None
+    ns: float | None
+    bound: Literal["memory", "compute"] | None
+    reason: str | None
+
+
+class _Roofs:
+    """Read bandwidths and peak rates, each measured once, while all others stand still."""
+
+    def __init__(self) -> None:
+        self.worker = Worker("roofs", _MODULE)
+        self.worker.pause()
+        self._known: dict[tuple[Any, ...], float] = {}
+
+    def roof(
+        self, facts: dict[str, Any], copies: int, threads: int, moved: int, operations: int
+    ) -> _Roof:
+        """The shortest time that memory and arithmetic leave for one product."""
+        gbs = self._measure(
+            "read_bandwidth", "gbs", bytes=facts["weight_bytes"] * copies, threads=threads
+        )
+        memory_ns = moved / gbs
+        kind = {"int8": "int8", "exact": "fp32", "float32": "fp32"}.get(facts["use"]["arithmetic"])
+        isas = _native.supported_isas()
+        isa = facts["use"]["isa"] if facts["use"]["isa"] in isas else isas[-1]
+        gops = self._measure("peak_rate", "gops", kind=kind or "fp32", isa=isa, threads=threads)
+        compute_ns = operations / gops
+        if kind is not None:
+            bound: Literal["memory", "compute"] = "memory" if memory_ns >= compute_ns else "compute"
+            return _Roof(gbs, gops, max(memory_ns, compute_ns), bound, None)
+        if memory_ns >= compute_ns:  # another arithmetic than float32 is faster, if anything
+            return _Roof(gbs, None, memory_ns, "memory", None)
+        reason = f"no peak rate is measured for {facts['use']['arithmetic']}"
+        return _Roof(gbs, None, None, None, reason)
+
+    def _measure(self, what: str, unit: str, **arguments: Any) -> float:
+        key = (what, *arguments.values())
+        if key not in self._known:
+            self.worker.resume()
+            self._known[key] = self.worker.ask(what, **arguments)[unit]
+            self.worker.pause()
+        return self._known[key]

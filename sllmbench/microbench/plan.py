@@ -1,0 +1,214 @@
+"""What a comparison of kernels will do, checked before any process starts."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, cast, get_args
+
+from sllmbench import _native
+from sllmbench.errors import InputError
+from sllmbench.hardware import cpu, memory
+from sllmbench.hardware.roots import SYSTEM
+from sllmbench.matmuls import Arithmetic, matmul_names, resolve
+from sllmbench.matmuls.native import check_isa
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Cache = Literal["hot", "cold"]
+DEFAULT_SHAPES = ("2048x2048", "8192x2048", "2048x8192")
+DEFAULT_M = (1, 4, 16, 128)
+DEFAULT_PATHS = (
+    "int4-g128",
+    "int4-g32",
+    "int8",
+    "q4_k",
+    "torch:bf16",
+    "torch:int4pack-g128",
+    "torch:int8pack",
+    "onnxruntime:int4-g128",
+    "onnxruntime:int4-g32",
+    "openvino:int4-g128",
+    "ggml:q4_0",
+    "ggml:q4_k",
+    "ggml:q8_0",
+)
+_COLD_TIMES_CACHE = 4
+_LARGEST_SIDE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A weight [n, k], and how many of the model's layers have it (0: no model was named)."""
+
+    n: int
+    k: int
+    layers: int = 0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison: what its candidates all do."""
+
+    shape: Shape
+    m: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class KernelPlan:
+    """Everything that is decided before the first process starts.
+
+    Attributes:
+        unavailable: default paths that cannot run here, and why.
+        cold_bytes: what a cold walk's copies must exceed together.
+    """
+
+    cases: tuple[Case, ...]
+    paths: tuple[str, ...]
+    unavailable: dict[str, str]
+    arithmetic: Arithmetic
+    isa: str | None
+    cache: Cache
+    baseline: str
+    rounds: int
+    seed: int
+    cold_bytes: int
+
+
+def make_plan(
+    shapes: Sequence[str] | None,
+    m: Sequence[int] | None,
+    paths: Sequence[str] | None,
+    *,
+    model: str | None,
+    threads: Sequence[int] | None,
+    arithmetic: str,
+    isa: str | None,
+    cache: str,
+    baseline: str | None,
+    rounds: int,
+    seed: int,
+) -> KernelPlan:
+    """Check every argument; they are as in :func:`sllmbench.microbench.compare_kernels`.
+
+    Raises:
+        InputError: something cannot be done as asked.
+    """
+    if shapes is not None and model is not None:
+        raise InputError("give shapes or a model, not both")
+    if arithmetic not in get_args(Arithmetic):
+        raise InputError(f"unknown arithmetic {arithmetic!r}; choose exact or int8")
+    if cache not in get_args(Cache):
+        raise InputError(f"unknown cache state {cache!r}; choose hot or cold")
+    if rounds < 1:
+        raise InputError(f"rounds must be at least 1, not {rounds}")
+    check_isa(isa)
+    chosen = cast("Arithmetic", arithmetic)
+    runnable, unavailable = _paths(paths, chosen, isa)
+    if baseline is not None and baseline not in runnable:
+        raise InputError(f"the baseline {baseline!r} is not among the paths {', '.join(runnable)}")
+    wanted = model_shapes(model) if model is not None else _shapes(shapes or DEFAULT_SHAPES)
+    cases = [
+        Case(shape, rows, count)
+        for count in _positive("threads", threads or [_native.threads()])
+        for rows in _positive("m", m or DEFAULT_M)
+        for shape in wanted
+    ]
+    return KernelPlan(
+        tuple(cases),
+        runnable,
+        unavailable,
+        chosen,
+        isa,
+        cast("Cache", cache),
+        baseline or _default_baseline(runnable),
+        rounds,
+        seed,
+        _cold_bytes() if cache == "cold" else 0,
+    )
+
+
+def model_shapes(name: str) -> tuple[Shape, ...]:
+    """The distinct shapes of a model's layers; embedding and output layer are left out.
+
+    Raises:
+        InputError: no such model, or it has no matrices in layers.
+    """
+    from sllmbench.checkpoints import open_checkpoint
+    from sllmbench.checkpoints.random import PARAMETERS
+
+    checkpoint = open_checkpoint(f"random:{name}" if name in PARAMETERS else name)
+    counts: dict[tuple[int, int], int] = {}
+    for tensor, shape in checkpoint.shapes().items():
+        if len(shape) == 2 and not re.search(r"embed|lm_head|wte|wpe", tensor):
+            counts[shape[0], shape[1]] = counts.get((shape[0], shape[1]), 0) + 1
+    if not counts:
+        raise InputError(f"{name} has no linear layers")
+    return tuple(Shape(n, k, layers) for (n, k), layers in counts.items())
+
+
+def _shapes(texts: Sequence[str]) -> tuple[Shape, ...]:
+    shapes = []
+    for text in texts:
+        match = re.fullmatch(r"(\d{1,9})[xX×](\d{1,9})", text.strip())
+        if match is None:
+            raise InputError(f"a shape is NxK, as 8192x2048 (out × in), not {text!r}")
+        n, k = int(match[1]), int(match[2])
+        if not (1 <= n <= _LARGEST_SIDE and 1 <= k <= _LARGEST_SIDE):
+            raise InputError(f"the sides of shape {text} must be between 1 and {_LARGEST_SIDE}")
+        shapes.append(Shape(n, k))
+    return tuple(dict.fromkeys(shapes))
+
+
+def _positive(what: str, values: Sequence[int]) -> tuple[int, ...]:
+    for value in values:
+        if value < 1:
+            raise InputError(f"{what} must be at least 1, not {value}")
+        if what == "threads":
+            _check_threads(value)
+    return tuple(dict.fromkeys(values))
+
+
+def _check_threads(threads: int) -> None:
+    if threads > 512:
+        raise InputError(f"threads must be between 1 and 512, not {threads}")
+
+
+def _paths(
+    names: Sequence[str] | None, arithmetic: Arithmetic, isa: str | None
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The paths that run, and why the default ones that do not run do not."""
+    known = matmul_names()
+    wanted = names if names is not None else [name for name in DEFAULT_PATHS if name in known]
+    reasons = {name: resolve(name, arithmetic, isa).unavailable() for name in wanted}
+    missing = {name: reason for name, reason in reasons.items() if reason is not None}
+    if names is not None and missing:
+        name, reason = next(iter(missing.items()))
+        raise InputError(f"path {name} cannot run here: {reason}")
+    runnable = tuple(name for name in dict.fromkeys(wanted) if name not in missing)
+    if not runnable:
+        raise InputError("no path to compare; `sllmbench paths` lists them")
+    return runnable, missing
+
+
+def _default_baseline(paths: Sequence[str]) -> str:
+    """torch's bf16, else the first peer, else the first path."""
+    peers = [name for name in paths if ":" in name]
+    return "torch:bf16" if "torch:bf16" in paths else next(iter(peers), paths[0])
+
+
+def _cold_bytes() -> int:
+    caches, reason = cpu.caches(SYSTEM)
+    if not caches:
+        raise InputError(f"--cache cold needs the size of the last-level cache: {reason}")
+    last = max(cache.level for cache in caches)
+    size = max(cache.bytes * cache.instances for cache in caches if cache.level == last)
+    wanted = _COLD_TIMES_CACHE * size
+    free = memory.available_bytes(SYSTEM)
+    if free is not None and 8 * wanted > free:
+        raise InputError(
+            f"--cache cold walks through {wanted >> 20} MiB a path, and {free >> 20} MiB are free"
+        )
+    return wanted

@@ -1,0 +1,179 @@
+"""The child's side: operands of one path, timed turn by turn; and the machine's roofs."""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+import sys
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sllmbench import _native
+from sllmbench.errors import InputError
+from sllmbench.hardware.roofs import PEAK_SECONDS, READ_SECONDS, WINDOWS
+from sllmbench.matmuls import Operands, resolve
+from sllmbench.worker import serve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from sllmbench.checkpoints.base import Progress
+    from sllmbench.matmuls import Arithmetic, BoundMatmul
+    from sllmbench.worker import Commands
+
+OUTLIER_EVERY, OUTLIER_FACTOR = 509, 50
+"""Activations have channels far above the others; int8 arithmetic must show what they cost it."""
+_CLOCK_SHARE = 0.01
+_WARM_SHARE = 0.1
+"""Of a turn, spent on untimed calls."""
+_WARM_CALLS = 2
+
+
+class KernelWorker:
+    """One path's process; each public method is one command."""
+
+    def __init__(self) -> None:
+        """Measure the clock; the rest comes with the commands."""
+        self._clock_ns = clock_ns()
+        self._bound: BoundMatmul | None = None
+        self._weight: NDArray[np.float32] = np.empty((0, 0), np.float32)
+
+    def bind(
+        self,
+        path: str,
+        arithmetic: Arithmetic,
+        isa: str | None,
+        n: int,
+        k: int,
+        m: int,
+        threads: int,
+        copies: int,
+        seed: int,
+    ) -> dict[str, Any]:
+        """Make the operands, the same in every process, and check the product."""
+        self._bound = None  # the last case's memory goes first
+        if self._weight.shape != (n, k):
+            self._weight = make_weight(n, k, seed)
+        operands = Operands(self._weight, make_activations(m, k, seed), threads, copies)
+        matmul = resolve(path, arithmetic, isa)
+        self._bound = bound = matmul.bind(operands)
+        error = max_rel_error(bound.product(), operands.x, bound.values)
+        for _ in range(_WARM_CALLS):
+            for call in bound.calls:
+                call()
+        return {
+            "use": asdict(bound.use()),
+            "weight_bytes": bound.weight_bytes,
+            "max_rel_error": error,
+            "clock_ns": self._clock_ns,
+        }
+
+    def turn(self, seconds: float) -> dict[str, Any]:
+        """Call for about ``seconds``, at least three times; the median of the calls."""
+        assert self._bound is not None
+        gc.disable()  # a full collection takes longer than most calls
+        try:
+            times = time_calls(self._bound.calls, seconds, self._clock_ns)
+        finally:
+            gc.enable()
+        return {"median_ns": statistics.median(times), "calls": len(times)}
+
+    def read_bandwidth(self, bytes: int, threads: int) -> dict[str, Any]:
+        """The best of a few windows, GB/s."""
+        windows = [
+            _native.read_bandwidth_gbs(max(bytes, 4096 * threads), threads, READ_SECONDS)
+            for _ in range(WINDOWS)
+        ]
+        return {"gbs": max(windows)}
+
+    def peak_rate(self, kind: str, isa: str, threads: int) -> dict[str, Any]:
+        """The best of a few windows, 1e9 operations/s; ``kind`` is int8 or fp32."""
+        checked: Any = kind
+        windows = [_native.peak_gops(checked, isa, threads, PEAK_SECONDS) for _ in range(WINDOWS)]
+        return {"gops": max(windows)}
+
+
+def make_weight(n: int, k: int, seed: int) -> NDArray[np.float32]:
+    """Normal float32 [n, k], standard deviation 0.02 as trained layers have it."""
+    rng = np.random.default_rng([seed, n, k])
+    weight = rng.standard_normal((n, k), np.float32)
+    weight *= np.float32(0.02)
+    return weight
+
+
+def make_activations(m: int, k: int, seed: int) -> NDArray[np.float32]:
+    """Normal float32 [m, k] with outlier channels."""
+    x = np.random.default_rng([seed, m, k]).standard_normal((m, k), np.float32)
+    x[:, OUTLIER_EVERY - 1 :: OUTLIER_EVERY] *= OUTLIER_FACTOR
+    return x
+
+
+def max_rel_error(
+    product: NDArray[np.float32], x: NDArray[np.float32], weight: NDArray[np.float32]
+) -> float:
+    """``max |y - y64| / max |y64|``, float64 of the same operands; infinite where y has a NaN."""
+    exact = x.astype(np.float64) @ weight.astype(np.float64).T
+    if product.shape != exact.shape:
+        raise InputError(f"the product is {list(product.shape)}, not {list(exact.shape)}")
+    worst = float(np.abs(product - exact).max() / np.abs(exact).max())
+    return worst if np.isfinite(worst) else float(np.finfo(np.float64).max)
+
+
+def clock_ns() -> float:
+    """What one reading of the clock costs."""
+    times = []
+    for _ in range(9):
+        start = time.perf_counter_ns()
+        for _ in range(1000):
+            time.perf_counter_ns()
+        times.append((time.perf_counter_ns() - start) / 1000)
+    return min(times)
+
+
+def time_calls(
+    calls: Any, seconds: float, clock_cost_ns: float, now: Callable[[], int] = time.perf_counter_ns
+) -> list[float]:
+    """Nanoseconds a call, of batches long enough that the clock is below 1% of them.
+
+    First untimed calls: others ran since the last turn, threads sleep and caches are cold. How long
+    a batch must be is judged from the fastest of them, never from one that had to wake a thread.
+    """
+    passes: list[float] = []
+    warm = now() + _WARM_SHARE * seconds * 1e9
+    while not passes or now() < warm:
+        start = now()
+        for call in calls:
+            call()
+        passes.append((now() - start - clock_cost_ns) / len(calls))
+    batch = math.ceil(clock_cost_ns / (_CLOCK_SHARE * max(min(passes), 1)))
+    turned = 0
+    times: list[float] = []
+    end = now() + seconds * 1e9
+    while now() < end or len(times) < 3:
+        chosen = [calls[(turned + i) % len(calls)] for i in range(batch)]
+        turned += batch
+        start = now()
+        for call in chosen:
+            call()
+        times.append((now() - start) / batch)
+    return times
+
+
+def _commands(_tell: Progress) -> Commands:
+    worker = KernelWorker()
+    return {
+        "bind": worker.bind,
+        "turn": worker.turn,
+        "read_bandwidth": worker.read_bandwidth,
+        "peak_rate": worker.peak_rate,
+    }
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]), _commands)

@@ -1,0 +1,122 @@
+"""The child's side: operands that every process makes alike, honest errors, a cheap clock."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from sllmbench.errors import InputError
+from sllmbench.microbench.worker import (
+    OUTLIER_EVERY,
+    KernelWorker,
+    clock_ns,
+    make_activations,
+    make_weight,
+    max_rel_error,
+    time_calls,
+)
+
+
+class Clock:
+    """A clock that only moves when it is read or something is done."""
+
+    def __init__(self, reading_ns: int) -> None:
+        self.now_ns = 0
+        self.reading_ns = reading_ns
+        self.readings = 0
+
+    def __call__(self) -> int:
+        self.readings += 1
+        self.now_ns += self.reading_ns
+        return self.now_ns
+
+
+def test_short_calls_are_timed_in_batches_that_hide_the_clock() -> None:
+    clock, done = Clock(50), 0
+
+    def call() -> None:
+        nonlocal done
+        done += 1
+        clock.now_ns += 200
+
+    times = time_calls([call], 1e-3, 50, clock)
+    # A reading is 50 ns; in a batch of 200 ns calls it must stay below 1%.
+    assert all(200 <= time <= 202 for time in times)
+    assert done >= len(times) * 25
+
+
+def test_long_calls_are_timed_one_by_one_and_three_times_at_least() -> None:
+    clock, calls = Clock(50), []
+
+    def call() -> None:
+        calls.append(clock.now_ns)
+        clock.now_ns += 10_000_000
+
+    times = time_calls([call], 1e-3, 50, clock)
+    assert times == [10_000_050] * 3
+    assert len(calls) == 4  # the first is not timed: it wakes threads and fills caches
+
+
+def test_copies_are_walked_through_in_turn() -> None:
+    clock, order = Clock(1), []
+
+    def copy(number: int) -> None:
+        order.append(number)
+        clock.now_ns += 1_000_000
+
+    time_calls([lambda i=i: copy(i) for i in range(3)], 5e-3, 1, clock)  # type: ignore[misc]
+    assert len(order) > 6
+    assert order == [i % 3 for i in range(len(order))]
+
+
+def test_reading_the_clock_costs_something() -> None:
+    assert 1 < clock_ns() < 100_000
+
+
+def test_a_wrong_product_is_seen() -> None:
+    weight, x = make_weight(24, 64, 0), make_activations(3, 64, 0)
+    right = (x.astype(np.float64) @ weight.astype(np.float64).T).astype(np.float32)
+    assert max_rel_error(right, x, weight) < 1e-6
+    one_off = right.copy()
+    one_off[2, 23] += np.abs(right).max() / 10
+    assert max_rel_error(one_off, x, weight) == pytest.approx(0.1, rel=1e-3)
+    one_off[2, 23] = np.nan
+    assert max_rel_error(one_off, x, weight) == sys.float_info.max
+    with pytest.raises(InputError, match=r"\[3, 23\], not \[3, 24\]"):
+        max_rel_error(right[:, :23], x, weight)
+
+
+def test_operands_are_the_same_in_every_process_and_have_outliers() -> None:
+    weight = make_weight(16, 2048, 3)
+    np.testing.assert_array_equal(weight, make_weight(16, 2048, 3))
+    assert not np.array_equal(weight, make_weight(16, 2048, 4))
+    x = np.abs(make_activations(64, 2048, 0)).mean(axis=0)
+    outliers = np.flatnonzero(x > 10)
+    assert list(outliers) == list(range(OUTLIER_EVERY - 1, 2048, OUTLIER_EVERY))
+
+
+def test_a_worker_binds_and_takes_turns() -> None:
+    worker = KernelWorker()
+    facts = worker.bind("int4-g32", "exact", None, 77, 96, 2, 1, 2, 0)
+    assert facts["use"]["format"] == "int4-g32"
+    assert facts["use"]["arithmetic"] == "exact"
+    assert facts["max_rel_error"] < 1e-5
+    turn = worker.turn(0.01)
+    assert turn["median_ns"] > 0
+    assert turn["calls"] >= 3
+
+
+def test_int8_activations_pay_for_outliers() -> None:
+    exact, int8 = (
+        KernelWorker().bind("int4-g128", arithmetic, None, 64, 1024, 4, 1, 1, 0)["max_rel_error"]
+        for arithmetic in ("exact", "int8")
+    )
+    assert exact < 1e-5 < 1e-3 < int8 < 0.1
+
+
+def test_the_roofs_are_measured() -> None:
+    worker = KernelWorker()
+    assert worker.read_bandwidth(1 << 20, 1)["gbs"] > 0.1
+    assert worker.peak_rate("int8", "generic", 1)["gops"] > 0.1
