@@ -12,12 +12,26 @@ Kernel records' schema history:
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 SCHEMA_VERSION = 1
 KERNEL_SCHEMA_VERSION = 1
+
+Arithmetic = Literal["exact", "int8"]
+"""How our own kernels compute."""
+
+
+@dataclass(frozen=True)
+class KernelUse:
+    """A kernel that ran: its name, the ISA it was built for, how it computes, what it reads."""
+
+    kernel: str
+    isa: str
+    arithmetic: str
+    format: str
 
 
 class _Frozen(BaseModel):

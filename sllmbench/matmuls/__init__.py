@@ -7,7 +7,7 @@ import difflib
 from sllmbench.errors import InputError
 from sllmbench.matmuls import ggml, native, onnxruntime, openvino, torch_ops
 from sllmbench.matmuls.base import BoundMatmul, MatmulPath, Operands
-from sllmbench.paths.base import Arithmetic
+from sllmbench.record import Arithmetic
 
 __all__ = ["Arithmetic", "BoundMatmul", "MatmulPath", "Operands", "matmul_names", "resolve"]
 

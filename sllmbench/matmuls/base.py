@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from sllmbench.paths.base import KernelUse
+    from sllmbench.record import KernelUse
 
 
 @dataclass(frozen=True)

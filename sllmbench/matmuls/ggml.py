@@ -20,7 +20,7 @@ from sllmbench.matmuls.ggml_library import (
     library,
     quantize_blocks,
 )
-from sllmbench.paths.base import KernelUse
+from sllmbench.record import KernelUse
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,8 +12,8 @@ from sllmbench import _native
 from sllmbench.errors import InputError
 from sllmbench.formats import FORMAT_NAMES, QuantTensor, parse_format
 from sllmbench.matmuls.base import BoundMatmul, MatmulPath, Operands
-from sllmbench.paths.base import Arithmetic, KernelUse
 from sllmbench.quantizers import quantize
+from sllmbench.record import Arithmetic, KernelUse
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,7 +12,7 @@ from sllmbench.errors import InputError
 from sllmbench.formats import unpack_nibbles
 from sllmbench.matmuls.base import BoundMatmul, MatmulPath, Operands
 from sllmbench.matmuls.native import quantized
-from sllmbench.paths.base import KernelUse
+from sllmbench.record import KernelUse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -36,6 +36,11 @@ DEFAULT_PATHS = (
 )
 _COLD_TIMES_CACHE = 4
 _LARGEST_SIDE = 1 << 20
+_PROCESS_BYTES = 250 << 20
+"""Resident memory of a process with torch or OpenVINO imported; ours takes 50 MB."""
+_HELD_BYTES, _BINDING_BYTES = 6, 32
+"""A weight beside its stored form, the float32 one and its codes; a weight of the one process that
+quantises and checks (measured: up to 8 and 35, libraries included)."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,8 @@ def make_plan(
         for rows in _positive("m", m or DEFAULT_M)
         for shape in wanted
     ]
+    cold_bytes = _cold_bytes() if cache == "cold" else 0
+    _check_memory(wanted, runnable, cold_bytes)
     return KernelPlan(
         tuple(cases),
         runnable,
@@ -126,7 +133,7 @@ def make_plan(
         baseline or _default_baseline(runnable),
         rounds,
         seed,
-        _cold_bytes() if cache == "cold" else 0,
+        cold_bytes,
     )
 
 
@@ -147,6 +154,24 @@ def model_shapes(name: str) -> tuple[Shape, ...]:
     if not counts:
         raise InputError(f"{name} has no linear layers")
     return tuple(Shape(n, k, layers) for (n, k), layers in counts.items())
+
+
+def _check_memory(shapes: Sequence[Shape], paths: Sequence[str], cold_bytes: int) -> None:
+    """Refuse what would not fit: every path's process holds its weight while the others run."""
+    free = memory.available_bytes(SYSTEM)
+    for shape in shapes:
+        n, k = shape.n, shape.k
+        taking = [path for path in map(resolve, paths) if path.unsupported_shape(n, k) is None]
+        held = sum(
+            _PROCESS_BYTES + (_HELD_BYTES + path.bits_per_weight(k) / 8) * n * k + cold_bytes
+            for path in taking
+        )
+        needed = held + _BINDING_BYTES * n * k
+        if free is not None and needed > free:
+            raise InputError(
+                f"{n}x{k} on {len(taking)} paths takes about {needed / 1e9:.1f} GB and"
+                f" {free / 1e9:.1f} GB are free; ask for fewer paths or a smaller shape"
+            )
 
 
 def _shapes(texts: Sequence[str]) -> tuple[Shape, ...]:

@@ -19,12 +19,12 @@ from sllmbench.matmuls import Operands, resolve
 from sllmbench.worker import serve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     from sllmbench.checkpoints.base import Progress
-    from sllmbench.matmuls import Arithmetic, BoundMatmul
+    from sllmbench.matmuls import Arithmetic
     from sllmbench.worker import Commands
 
 OUTLIER_EVERY, OUTLIER_FACTOR = 509, 50
@@ -41,7 +41,8 @@ class KernelWorker:
     def __init__(self) -> None:
         """Measure the clock; the rest comes with the commands."""
         self._clock_ns = clock_ns()
-        self._bound: BoundMatmul | None = None
+        self._calls: Sequence[Callable[[], object]] = ()
+        self._products_per_call = 1
         self._weight: NDArray[np.float32] = np.empty((0, 0), np.float32)
 
     def bind(
@@ -57,15 +58,17 @@ class KernelWorker:
         seed: int,
     ) -> dict[str, Any]:
         """Make the operands, the same in every process, and check the product."""
-        self._bound = None  # the last case's memory goes first
+        self._calls = ()  # the last case's memory goes first
         if self._weight.shape != (n, k):
             self._weight = make_weight(n, k, seed)
         operands = Operands(self._weight, make_activations(m, k, seed), threads, copies)
         matmul = resolve(path, arithmetic, isa)
-        self._bound = bound = matmul.bind(operands)
+        bound = matmul.bind(operands)
         error = max_rel_error(bound.product(), operands.x, bound.values)
+        # Not the float32 values beside them: thirteen processes would hold them.
+        self._calls, self._products_per_call = bound.calls, bound.products_per_call
         for _ in range(_WARM_CALLS):
-            for call in bound.calls:
+            for call in self._calls:
                 call()
         return {
             "use": asdict(bound.use()),
@@ -75,15 +78,14 @@ class KernelWorker:
         }
 
     def turn(self, seconds: float) -> dict[str, Any]:
-        """Call for about ``seconds``, at least three times; the median of the calls."""
-        assert self._bound is not None
+        """Call for about ``seconds``, at least three times; the median time of a product."""
         gc.disable()  # a full collection takes longer than most calls
         try:
-            times = time_calls(self._bound.calls, seconds, self._clock_ns)
+            times = time_calls(self._calls, seconds, self._clock_ns)
         finally:
             gc.enable()
-        products = self._bound.products_per_call
-        return {"median_ns": statistics.median(times) / products, "calls": len(times)}
+        median_ns = statistics.median(times) / self._products_per_call
+        return {"median_ns": median_ns, "calls": len(times)}
 
     def read_bandwidth(self, bytes: int, threads: int) -> dict[str, Any]:
         """The best of a few windows, GB/s."""

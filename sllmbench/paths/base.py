@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from torch import nn
+
+from sllmbench.record import Arithmetic, KernelUse
 
 if TYPE_CHECKING:
     import torch
 
     from sllmbench.checkpoints.base import Checkpoint
 
+__all__ = ["Arithmetic", "FloatType", "KernelUse", "Path", "PathLinear", "rows_at_once"]
+
 FloatType = Literal["float32", "bfloat16", "float16"]
-Arithmetic = Literal["exact", "int8"]
-
-
-@dataclass(frozen=True)
-class KernelUse:
-    """A kernel that ran: its name, the ISA it was built for, how it computes, what it reads."""
-
-    kernel: str
-    isa: str
-    arithmetic: str
-    format: str
 
 
 class PathLinear(nn.Module):

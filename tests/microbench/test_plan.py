@@ -103,6 +103,16 @@ def test_cold_exceeds_the_last_level_cache_four_times(monkeypatch: pytest.Monkey
         plan(cache="cold")
 
 
+def test_what_would_not_fit_into_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda _: 2 << 30)
+    assert plan(shapes=["2048x2048"]).cases
+    says = r"128256x2048 on 2 paths takes about \d+\.\d GB and 2\.1 GB are free; ask for fewer"
+    with pytest.raises(InputError, match=says):
+        plan(shapes=["2048x2048", "128256x2048"])
+    monkeypatch.setattr(memory, "available_bytes", lambda _: None)  # nobody knows
+    assert plan(shapes=["128256x2048"]).cases
+
+
 def test_a_forced_instruction_set_reaches_the_plan() -> None:
     assert plan(isa="generic").isa == "generic"
     assert native.NativeMatmul("int8", isa="generic").unavailable() is None

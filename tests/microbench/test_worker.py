@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -108,6 +110,12 @@ def test_a_worker_binds_and_takes_turns() -> None:
     assert turn["calls"] >= 3
 
 
+def test_a_call_of_many_products_is_timed_as_many() -> None:
+    worker = KernelWorker()
+    worker._calls, worker._products_per_call = [lambda: time.sleep(0.002)], 10
+    assert 2e5 <= worker.turn(0.01)["median_ns"] < 1e6
+
+
 def test_int8_activations_pay_for_outliers() -> None:
     exact, int8 = (
         KernelWorker().bind("int4-g128", arithmetic, None, 64, 1024, 4, 1, 1, 0)["max_rel_error"]
@@ -120,3 +128,13 @@ def test_the_roofs_are_measured() -> None:
     worker = KernelWorker()
     assert worker.read_bandwidth(1 << 20, 1)["gbs"] > 0.1
     assert worker.peak_rate("int8", "generic", 1)["gops"] > 0.1
+
+
+def test_a_process_of_ours_never_loads_torch() -> None:
+    script = (
+        "import sys; from sllmbench.microbench.worker import KernelWorker;"
+        "KernelWorker().bind('int8', 'int8', None, 32, 64, 1, 1, 1, 0);"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr
