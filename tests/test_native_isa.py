@@ -13,19 +13,14 @@ import pytest
 from sllmbench import _native
 
 # What each level needs, in /proc/cpuinfo's words; written again so that a slip in isa.cmake shows.
-NEEDED = {
+AVX2 = {"avx2", "fma", "f16c"}
+AVX512 = AVX2 | {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
+NEEDED: dict[str, set[str]] = {
     "generic": set(),
-    "avx2": {"avx2", "fma", "f16c"},
-    "avx512_vnni": {
-        "avx512f",
-        "avx512bw",
-        "avx512dq",
-        "avx512vl",
-        "avx512_vnni",
-        "avx2",
-        "fma",
-        "f16c",
-    },
+    "avx2": AVX2,
+    "avx512": AVX512,
+    "avx512_vnni": AVX512 | {"avx512_vnni"},
+    "amx_int8": AVX512 | {"avx512_vnni", "amx_tile", "amx_int8"},
 }
 STUB = Path(__file__).parents[1] / "sllmbench" / "_native.pyi"
 X86 = platform.machine() == "x86_64"

@@ -385,6 +385,18 @@ def test_two_python_threads_multiply_at_once() -> None:
     assert wrong == []
 
 
+@pytest.mark.parametrize("m", [1, 6, 40])
+def test_many_threads_agree_with_one_thread(m: int) -> None:
+    weight = sweep.make_weight(parse_format("int4-g32"), 1000, 512)
+    x = sweep.activations(m, 512, m)
+    alone = sweep.multiply(x, weight, "int8", threads=1)[0]
+    for threads in (2, 3, 8):
+        for _ in range(20):
+            np.testing.assert_array_equal(
+                sweep.multiply(x, weight, "int8", threads=threads)[0], alone
+            )
+
+
 FORK = """
 import os, sys
 import numpy as np

@@ -1,17 +1,31 @@
 # The instruction sets: the only place that names them, their compiler flags and the CPU features
 # they need. Features are spelt as in /proc/cpuinfo; isa.cpp checks exactly these at run time.
 # Slowest first: the last one that the CPU supports is the default.
+# A level has int8 kernels and roofs of its own; its exact kernels may be another's.
+set(avx2_flags "-mavx2 -mfma -mf16c")
+set(avx512_flags "-mavx512f -mavx512bw -mavx512dq -mavx512vl ${avx2_flags}")
+set(avx2_features "avx2 fma f16c")
+set(avx512_features "avx512f avx512bw avx512dq avx512vl ${avx2_features}")
 #
-#    name        | compiler flags | CPU features
+#    name        | exact kernels of | compiler flags | CPU features
 set(isa_table_x86_64
-    "generic     |                |"
-    "avx2        | -mavx2 -mfma -mf16c | avx2 fma f16c"
-    "avx512_vnni | -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx2 -mfma -mf16c | avx512f avx512bw avx512dq avx512vl avx512_vnni avx2 fma f16c")
+    "generic     | generic |                |"
+    "avx2        | avx2    | ${avx2_flags}  | ${avx2_features}"
+    "avx512      | avx512  | ${avx512_flags} | ${avx512_features}"
+    "avx512_vnni | avx512  | ${avx512_flags} -mavx512vnni | ${avx512_features} avx512_vnni"
+    "amx_int8    | avx512  | ${avx512_flags} -mamx-tile -mamx-int8 | ${avx512_features} avx512_vnni amx_tile amx_int8")
 set(isa_table_other
-    "generic     |                |")
+    "generic     | generic |                |")
 
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
   set(isa_table ${isa_table_x86_64})
+  set(SLLMBENCH_PROCESSOR_SOURCES csrc/cpu/amx_probe.cpp)
+  if(SLLMBENCH_AMX_EMULATION)
+    list(APPEND SLLMBENCH_PROCESSOR_SOURCES
+      tests/amx_emulator/emulator.cpp tests/amx_emulator/processor.cpp)
+  else()
+    list(APPEND SLLMBENCH_PROCESSOR_SOURCES csrc/cpu/processor.cpp)
+  endif()
 else()
   set(isa_table ${isa_table_other})
 endif()
@@ -25,15 +39,18 @@ set(isa_rows "")
 foreach(row IN LISTS isa_table)
   string(REPLACE "|" ";" row "${row}")
   list(GET row 0 name)
-  list(GET row 1 flags)
-  list(GET row 2 features)
+  list(GET row 1 exact_of)
+  list(GET row 2 flags)
+  list(GET row 3 features)
   string(STRIP "${name}" name)
+  string(STRIP "${exact_of}" exact_of)
   string(STRIP "${features}" features)
   separate_arguments(flags UNIX_COMMAND "${flags}")
-  add_library(isa_${name} OBJECT
-    csrc/cpu/matmul_exact_${name}.cpp
-    csrc/cpu/matmul_int8_${name}.cpp
-    csrc/probes/roof_${name}.cpp)
+  set(sources csrc/cpu/matmul_int8_${name}.cpp csrc/probes/roof_${name}.cpp)
+  if(exact_of STREQUAL name)
+    list(APPEND sources csrc/cpu/matmul_exact_${name}.cpp)
+  endif()
+  add_library(isa_${name} OBJECT ${sources})
   target_include_directories(isa_${name} PRIVATE csrc)
   target_compile_options(isa_${name} PRIVATE ${flags})
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
@@ -44,10 +61,10 @@ foreach(row IN LISTS isa_table)
   if(flags)
     list(APPEND SLLMBENCH_SPECIAL_OBJECTS $<TARGET_OBJECTS:isa_${name}>)
   endif()
-  string(APPEND isa_rows " \\\n  ROW(${name}, \"${features}\")")
+  string(APPEND isa_rows " \\\n  ROW(${name}, ${exact_of}, \"${features}\")")
 endforeach()
 file(CONFIGURE OUTPUT ${SLLMBENCH_GENERATED_DIR}/isa_table.h @ONLY CONTENT
-"// Generated from csrc/cpu/isa.cmake: ROW(name, \"CPU features\") for each instruction set.
+"// Generated from csrc/cpu/isa.cmake: ROW(name, whose exact kernels, \"CPU features\") for each instruction set.
 #pragma once
 #define SLLMBENCH_ISA_TABLE(ROW)@isa_rows@
 ")

@@ -1,73 +1,64 @@
 #include "cpu/isa.h"
 
 #include <cstdlib>
+#include <iterator>
+#include <mutex>
 #include <sstream>
 #include <stdexcept>
 #include <string_view>
-#include <vector>
 
 #include "isa_table.h"
 
 #if defined(__x86_64__)
-#include <cpuid.h>
+#include "cpu/amx_probe.h"
+#include "cpu/processor.h"
 #endif
 
 namespace sllmbench {
 
-#define SLLMBENCH_DECLARE(name, features)      \
-    extern const Kernels kernels_exact_##name; \
-    extern const Kernels kernels_int8_##name;  \
+#define SLLMBENCH_DECLARE(name, exact_of, features) \
+    extern const Kernels kernels_exact_##exact_of;  \
+    extern const Kernels kernels_int8_##name;       \
     extern const Roof roof_##name;
 SLLMBENCH_ISA_TABLE(SLLMBENCH_DECLARE)
 #undef SLLMBENCH_DECLARE
 
 namespace {
 
-#define SLLMBENCH_ROW(name, features) \
-    {#name, features, &kernels_exact_##name, &kernels_int8_##name, &roof_##name},
+#define SLLMBENCH_ROW(name, exact_of, features) \
+    {#name, features, &kernels_exact_##exact_of, &kernels_int8_##name, &roof_##name},
 constexpr Isa kIsas[] = {SLLMBENCH_ISA_TABLE(SLLMBENCH_ROW)};
 #undef SLLMBENCH_ROW
 
 #if defined(__x86_64__)
 
-enum Register { eax, ebx, ecx, edx };
 // Register state that the operating system must save on a context switch, as bits of XCR0.
-constexpr unsigned kYmm = 0x06, kZmm = 0xE6;
+constexpr std::uint64_t kYmm = 0x06, kZmm = 0xE6, kTiles = 0x60000 | kZmm;
 
 struct Feature {
     std::string_view name;
     unsigned leaf;
-    Register reg;
+    CpuidRegister reg;
     int bit;
-    unsigned state;
+    std::uint64_t state;
+    std::string (*problem)() = nullptr;  // what these bits do not show; empty: none
 };
 constexpr Feature kFeatures[] = {
-    {"fma", 1, ecx, 12, kYmm},      {"f16c", 1, ecx, 29, kYmm},
-    {"avx2", 7, ebx, 5, kYmm},      {"avx512f", 7, ebx, 16, kZmm},
-    {"avx512dq", 7, ebx, 17, kZmm}, {"avx512bw", 7, ebx, 30, kZmm},
-    {"avx512vl", 7, ebx, 31, kZmm}, {"avx512_vnni", 7, ecx, 11, kZmm},
+    {"fma", 1, ecx, 12, kYmm},        {"f16c", 1, ecx, 29, kYmm},
+    {"avx2", 7, ebx, 5, kYmm},        {"avx512f", 7, ebx, 16, kZmm},
+    {"avx512dq", 7, ebx, 17, kZmm},   {"avx512bw", 7, ebx, 30, kZmm},
+    {"avx512vl", 7, ebx, 31, kZmm},   {"avx512_vnni", 7, ecx, 11, kZmm},
+    {"amx_tile", 7, edx, 24, kTiles}, {"amx_int8", 7, edx, 25, kTiles, amx_int8_problem},
 };
-
-unsigned saved_state() {
-    unsigned regs[4];
-    constexpr unsigned kOsxsave = 1u << 27;
-    if (!__get_cpuid(1, &regs[eax], &regs[ebx], &regs[ecx], &regs[edx])) return 0;
-    if ((regs[ecx] & kOsxsave) == 0) return 0;
-    unsigned low, high;
-    asm("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-    return low;
-}
 
 std::string missing(std::string_view name) {
     for (const Feature& feature : kFeatures) {
         if (feature.name != name) continue;
-        unsigned regs[4] = {};
-        __get_cpuid_count(feature.leaf, 0, &regs[eax], &regs[ebx], &regs[ecx], &regs[edx]);
-        if ((regs[feature.reg] >> feature.bit & 1u) == 0)
+        if ((cpuid(feature.leaf, 0).reg[feature.reg] >> feature.bit & 1u) == 0)
             return "this CPU lacks " + std::string(name);
         if ((saved_state() & feature.state) != feature.state)
             return "the operating system does not save the registers of " + std::string(name);
-        return {};
+        return feature.problem == nullptr ? std::string{} : feature.problem();
     }
     throw std::logic_error("isa.cmake names a CPU feature that isa.cpp does not know: " +
                            std::string(name));
@@ -102,13 +93,16 @@ std::span<const Isa> compiled_isas() {
 }
 
 const std::string& unsupported_reason(const Isa& isa) {
-    // Asked once: cpuid leaves the virtual machine, 20 us each time where this was measured.
-    static const std::vector<std::string> reasons = [] {
-        std::vector<std::string> list;
-        for (const Isa& each : kIsas) list.push_back(first_missing(each.features));
-        return list;
-    }();
-    return reasons[static_cast<std::size_t>(&isa - kIsas)];
+    // Asked once: cpuid leaves the virtual machine, 20 us each time where this was measured. Each
+    // level apart: where another is forced, nobody asks for AMX's permission or tries it.
+    struct Answer {
+        std::once_flag asked;
+        std::string reason;
+    };
+    static Answer answers[std::size(kIsas)];
+    Answer& answer = answers[&isa - kIsas];
+    std::call_once(answer.asked, [&] { answer.reason = first_missing(isa.features); });
+    return answer.reason;
 }
 
 const Isa& compiled_isa(const std::string& name) {
@@ -135,9 +129,8 @@ const Isa& active_isa() {
                 throw std::invalid_argument("SLLMBENCH_ISA: " + std::string(error.what()));
             }
         }
-        const Isa* best = &kIsas[0];
-        for (const Isa& isa : kIsas)
-            if (unsupported_reason(isa).empty()) best = &isa;
+        const Isa* best = std::end(kIsas) - 1;
+        while (best != kIsas && !unsupported_reason(*best).empty()) --best;
         return *best;
     }();
     return active;

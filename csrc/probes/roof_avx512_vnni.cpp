@@ -1,23 +1,9 @@
-// Roofs with 512-bit registers. Nothing but the table may have external linkage.
-#include <immintrin.h>
-
-#include "probes/roof.h"
+// Roofs with 512-bit registers and VNNI.
+// Nothing but the table may have external linkage.
+#include "probes/roof_avx512.h"
 
 namespace sllmbench {
 namespace {
-
-constexpr int kAccumulators = 16;  // latency 4, two a cycle: eight are needed
-
-std::uint64_t read(const void* p, std::size_t bytes) {
-    const auto* const from = static_cast<const char*>(p);
-    __m512i sum[8];
-    for (auto& s : sum) s = _mm512_setzero_si512();
-    for (std::size_t i = 0; i < bytes; i += sizeof sum)
-        for (int j = 0; j < 8; ++j)
-            sum[j] = _mm512_xor_si512(sum[j], _mm512_load_si512(from + i + 64 * j));
-    for (int j = 1; j < 8; ++j) sum[0] = _mm512_xor_si512(sum[0], sum[j]);
-    return static_cast<std::uint64_t>(_mm512_reduce_add_epi64(sum[0]));
-}
 
 double int8_operations(std::int64_t iterations) {
     const __m512i a = _mm512_set1_epi8(1), b = _mm512_set1_epi8(1);
@@ -26,15 +12,6 @@ double int8_operations(std::int64_t iterations) {
     for (std::int64_t i = 0; i < iterations; ++i)
         for (auto& s : sum) asm volatile("vpdpbusd %2, %1, %0" : "+v"(s) : "v"(a), "v"(b));
     return 2.0 * 64 * kAccumulators * static_cast<double>(iterations);
-}
-
-double fp32_operations(std::int64_t iterations) {
-    const __m512 a = _mm512_set1_ps(1), b = _mm512_set1_ps(1);
-    __m512 sum[kAccumulators];
-    for (auto& s : sum) s = _mm512_setzero_ps();
-    for (std::int64_t i = 0; i < iterations; ++i)
-        for (auto& s : sum) asm volatile("vfmadd231ps %2, %1, %0" : "+v"(s) : "v"(a), "v"(b));
-    return 2.0 * 16 * kAccumulators * static_cast<double>(iterations);
 }
 
 }  // namespace

@@ -217,7 +217,7 @@ void gemm(const Job& job, std::int64_t panel, std::int64_t row_begin, std::int64
 
 }  // namespace
 
-extern const Kernels kernels_exact_avx512_vnni;
-const Kernels kernels_exact_avx512_vnni = {prepare, gemv, gemm, kTileRows};
+extern const Kernels kernels_exact_avx512;
+const Kernels kernels_exact_avx512 = {prepare, gemv, gemm, kTileRows};
 
 }  // namespace sllmbench

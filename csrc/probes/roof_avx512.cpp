@@ -1,0 +1,27 @@
+// Roofs with 512-bit registers, without VNNI.
+// Nothing but the table may have external linkage.
+#include "probes/roof_avx512.h"
+
+namespace sllmbench {
+namespace {
+
+// vpmaddubsw to pairs in 16 bits, and an addition for each: see roof_avx2.cpp.
+double int8_operations(std::int64_t iterations) {
+    const __m512i a = _mm512_set1_epi8(1), b = _mm512_set1_epi8(1);
+    __m512i sum[kAccumulators];
+    for (auto& s : sum) s = _mm512_setzero_si512();
+    for (std::int64_t i = 0; i < iterations; ++i)
+        for (auto& s : sum) {
+            __m512i product;
+            asm volatile("vpmaddubsw %2, %1, %0" : "=v"(product) : "v"(a), "v"(b));
+            asm volatile("vpaddw %1, %0, %0" : "+v"(s) : "v"(product));
+        }
+    return 2.0 * 64 * kAccumulators * static_cast<double>(iterations);
+}
+
+}  // namespace
+
+extern const Roof roof_avx512;
+const Roof roof_avx512 = {read, int8_operations, fp32_operations};
+
+}  // namespace sllmbench
