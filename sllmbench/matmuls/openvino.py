@@ -10,7 +10,7 @@ import numpy as np
 from sllmbench.errors import InputError
 from sllmbench.matmuls.base import BoundMatmul, MatmulPath, Operands, missing_library
 from sllmbench.matmuls.native import quantized
-from sllmbench.paths.base import KernelUse
+from sllmbench.record import KernelUse
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
