@@ -82,14 +82,13 @@ void PackedWeights::lay_out(std::int64_t group_size) {
     std::int64_t record = 0;
     for (std::int64_t start = 0; start < k_; start += span) {
         const std::int64_t end = std::min(span, k_ - start) + start;
-        std::int64_t factors = record + header_bytes(layout_);
-        std::int64_t codes = factors + factor_bytes(layout_) * ((end - start - 1) / group_size + 1);
+        std::int64_t codes = record + header_bytes(layout_);
         for (std::int64_t k = start; k < end; k += group_size) {
             Block block{};
             block.header = static_cast<std::uint32_t>(record);
-            block.factors = static_cast<std::uint32_t>(factors);
-            codes = lay_out_codes(codes, k, std::min(group_size, end - k), block);
-            factors += factor_bytes(layout_);
+            block.factors = static_cast<std::uint32_t>(codes);
+            codes = lay_out_codes(codes + factor_bytes(layout_), k, std::min(group_size, end - k),
+                                  block);
             if (end - k <= group_size) break;  // group_size may be near the end of the numbers
         }
         record = codes;
