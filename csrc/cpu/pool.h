@@ -2,7 +2,8 @@
 //
 // One caller at a time; the caller works too. Tasks are taken from a counter, in pieces that shrink
 // towards the end, and a worker that has not woken up by then is not waited for: a descheduled core
-// delays a call by the piece it holds, never by its wake-up.
+// delays a call by the piece it holds, never by its wake-up. Threads may run wherever the affinity
+// mask lets them, but a worker does not stay on its caller's CPU.
 #pragma once
 
 #include <cstdint>
