@@ -30,7 +30,7 @@ def run_python(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         env=os.environ | env,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,  # a sweep takes minutes under a sanitizer or an emulator
         check=False,
     )
 
