@@ -17,6 +17,7 @@ import json
 import os
 import re
 import sys
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -169,6 +170,19 @@ def share(value: float | None) -> str:
     return "–" if value is None else f"{value:.0%}"
 
 
+@contextmanager
+def ggml_from(folder: Path) -> Iterator[None]:
+    """Let child processes take ggml from ``folder``, then from where they did before."""
+    before = os.environ.get(LIBRARY_FOLDER)
+    os.environ[LIBRARY_FOLDER] = str(folder.resolve())
+    try:
+        yield
+    finally:
+        del os.environ[LIBRARY_FOLDER]
+        if before is not None:
+            os.environ[LIBRARY_FOLDER] = before
+
+
 def best_isa() -> str:
     return _native.supported_isas()[-1]
 
@@ -203,10 +217,11 @@ def main() -> None:
         for isa, cache, name in itertools.product(
             args.isas.split(","), args.caches.split(","), args.sections.split(",")
         ):
-            if isa != best_isa():  # the child processes inherit it
-                os.environ[LIBRARY_FOLDER] = str(args.ggml_avx2.resolve())
-            measured = measure(known[name], isa, cache, args)
-            os.environ.pop(LIBRARY_FOLDER, None)
+            if isa == best_isa():
+                measured = measure(known[name], isa, cache, args)
+            else:
+                with ggml_from(args.ggml_avx2):
+                    measured = measure(known[name], isa, cache, args)
             records += measured
             rows += rows_of(known[name], measured)
     except KeyboardInterrupt:
