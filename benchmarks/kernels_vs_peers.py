@@ -28,6 +28,7 @@ from sllmbench.matmuls import matmul_names, resolve
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from sllmbench.microbench import KernelResult
     from sllmbench.record import KernelRecord
 
 LLAMA = ("2048x2048", "512x2048", "8192x2048", "2048x8192")
@@ -84,8 +85,8 @@ def sections() -> dict[str, Section]:
     return found
 
 
-def measure(section: Section, isa: str, cache: str, args: argparse.Namespace) -> list[KernelRecord]:
-    """The section's records; peers that cannot run are named on stderr."""
+def measure(section: Section, isa: str, cache: str, args: argparse.Namespace) -> KernelResult:
+    """The section measured; peers that cannot run are named on stderr."""
     peers = dict.fromkeys((*section.same, *section.others))
     if isa != best_isa():
         peers = {name: None for name in peers if name.startswith("ggml:")}
@@ -107,11 +108,10 @@ def measure(section: Section, isa: str, cache: str, args: argparse.Namespace) ->
             f"[{part or 0:4.0%}] {section.name} {isa} {cache}: {what}", file=sys.stderr
         ),
     )
-    for complaint in (*result.notes, *result.failures):
+    busy = [f"the machine was busy: {what}" for what in result.disturbances]
+    for complaint in (*result.notes, *busy, *result.failures):
         print(complaint, file=sys.stderr)
-    if result.interrupted:
-        raise KeyboardInterrupt
-    return result.records
+    return result
 
 
 def rows_of(section: Section, records: Sequence[KernelRecord]) -> Iterator[Row]:
@@ -208,33 +208,38 @@ def arguments() -> argparse.Namespace:
     return args
 
 
-def main() -> None:
+def main() -> int:
+    """Measure, print the table; the exit code says whether all of it is there."""
     args = arguments()
-    records: list[KernelRecord] = []
+    results: list[KernelResult] = []
     rows: list[Row] = []
     known = sections()
-    try:
-        for isa, cache, name in itertools.product(
-            args.isas.split(","), args.caches.split(","), args.sections.split(",")
-        ):
-            if isa == best_isa():
-                measured = measure(known[name], isa, cache, args)
-            else:
-                with ggml_from(args.ggml_avx2):
-                    measured = measure(known[name], isa, cache, args)
-            records += measured
-            rows += rows_of(known[name], measured)
-    except KeyboardInterrupt:
-        print("interrupted: this is what was measured", file=sys.stderr)
+    for isa, cache, name in itertools.product(
+        args.isas.split(","), args.caches.split(","), args.sections.split(",")
+    ):
+        if isa == best_isa():
+            results.append(measure(known[name], isa, cache, args))
+        else:
+            with ggml_from(args.ggml_avx2):
+                results.append(measure(known[name], isa, cache, args))
+        rows += rows_of(known[name], results[-1].records)
+        if results[-1].interrupted:
+            print("interrupted: this is what was measured", file=sys.stderr)
+            break
     for line in markdown(rows):
         print(line)
     if args.json is not None:
         whole = {
-            "records": [record.model_dump(mode="json") for record in records],
+            "machine": results[0].machine.model_dump(mode="json"),
+            "disturbances": [what for result in results for what in result.disturbances],
+            "records": [r.model_dump(mode="json") for result in results for r in result.records],
             "table": [asdict(row) for row in rows],
         }
         args.json.write_text(json.dumps(whole, indent=1) + "\n")
+    if results[-1].interrupted:
+        return 130
+    return 1 if any(result.failures for result in results) else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

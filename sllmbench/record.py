@@ -194,7 +194,8 @@ class KernelRecord(_Frozen):
     ci95_ns: tuple[float, float] | None
     """Distribution-free; None with fewer than six samples."""
     samples_ns: tuple[float, ...]
-    calls_per_sample: tuple[int, ...]
+    batches_per_sample: tuple[int, ...]
+    """Timed batches of calls that each sample is the median of."""
     clock_ns: float
     """What reading the clock costs; it is part of every timed batch once."""
     weight_bytes: int
@@ -202,7 +203,7 @@ class KernelRecord(_Frozen):
     """The stored weight, the float32 activations and the float32 product, once each."""
     gbs: float
     gflops: float
-    roof_gbs: float
+    roof_gbs: float | None
     """Read bandwidth measured at this working set with as many threads."""
     roof_gops: float | None
     """Peak rate measured for this arithmetic with as many threads."""
@@ -210,7 +211,7 @@ class KernelRecord(_Frozen):
     """The time that the higher of the two roofs asks, divided by the median."""
     bound: Literal["memory", "compute"] | None
     roof_reason: str | None
-    """Why there is no arithmetic roof."""
+    """Why there is no arithmetic roof, or none at all."""
     max_rel_error: float
     """max |y - y64| / max |y64|; y64 is the float64 product of the weights as stored with the
     activations as given."""

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,6 +64,35 @@ def test_bad_input(kernel: Command, arguments: tuple[str, ...], message: str) ->
     (line,) = err.splitlines()
     assert line.startswith("error: ")
     assert message in line
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("SLLMBENCH_THREADS", "two", "SLLMBENCH_THREADS must be a number"),
+        ("SLLMBENCH_ISA", "sse9", "SLLMBENCH_ISA: unknown instruction set 'sse9'"),
+    ],
+)
+def test_bad_settings_of_the_environment(name: str, value: str, message: str) -> None:
+    # A process of its own: the extension reads them once.
+    ended = subprocess.run(
+        [sys.executable, "-P", "-m", "sllmbench", "kernel", *SMALL, "--paths", "int8"],
+        env=os.environ | {name: value},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+
+
+def test_nothing_measured_is_no_success(kernel: Command) -> None:
+    code, _, err = kernel("--shape", "8x77", "-m", "1", "--paths", "q4_k", "-r", "1")
+    assert code == 1
+    assert "error: nothing could be measured" in err
 
 
 def test_a_missing_library_is_named_with_its_remedy(

@@ -266,7 +266,9 @@ def kernel(
     if result.interrupted:
         print("interrupted: the table holds what was measured", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
-    if result.failures:
+    if not result.records:
+        print("error: nothing could be measured; the notes say why", file=sys.stderr)
+    if result.failures or not result.records:
         raise typer.Exit(1)
 
 

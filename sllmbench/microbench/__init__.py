@@ -130,7 +130,7 @@ class _Session:
         self._plan = plan
         self._turns = random.Random(plan.seed)
         self._workers: dict[str, Worker] = {}
-        self._roofs = _Roofs()
+        self._roofs = _Roofs(self.result.failures)
         self._run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
 
     def kill_all(self) -> None:
@@ -147,6 +147,16 @@ class _Session:
             elif (facts := self._ask(path, "bind", self._bind_arguments(path, case))) is not None:
                 bound[path] = facts
         samples: dict[str, list[dict[str, Any]]] = {path: [] for path in bound}
+        try:
+            self._take_turns(samples)
+        finally:  # an interrupt keeps the turns that were taken
+            taken = {path: turns for path, turns in samples.items() if turns}
+            for path, turns in taken.items():
+                others = tuple(other for other in taken if other != path)
+                self.result.records.append(self._record(path, case, bound[path], turns, others))
+
+    def _take_turns(self, samples: dict[str, list[dict[str, Any]]]) -> None:
+        """Add the rounds' turns; a path that fails is taken out."""
         for _ in range(self._plan.rounds):
             for path in self._turns.sample(list(samples), len(samples)):
                 turn = self._ask(path, "turn", {"seconds": TURN_SECONDS})
@@ -154,9 +164,6 @@ class _Session:
                     del samples[path]
                 else:
                     samples[path].append(turn)
-        for path, turns in samples.items():
-            others = tuple(other for other in samples if other != path)
-            self.result.records.append(self._record(path, case, bound[path], turns, others))
 
     def _ask(self, path: str, do: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
         """Let the path's process run for one command; None where it failed or would not."""
@@ -236,7 +243,7 @@ class _Session:
             if interval.low is None or interval.high is None
             else (interval.low, interval.high),
             samples_ns=tuple(samples),
-            calls_per_sample=tuple(turn["calls"] for turn in turns),
+            batches_per_sample=tuple(turn["batches"] for turn in turns),
             clock_ns=facts["clock_ns"],
             weight_bytes=facts["weight_bytes"],
             moved_bytes=moved,
@@ -253,7 +260,7 @@ class _Session:
 
 @dataclass(frozen=True)
 class _Roof:
-    gbs: float
+    gbs: float | None
     gops: float | None
     ns: float | None
     bound: Literal["memory", "compute"] | None
@@ -263,15 +270,37 @@ class _Roof:
 class _Roofs:
     """Read bandwidths and peak rates, each measured once, while all others stand still."""
 
-    def __init__(self) -> None:
-        self.worker = Worker("roofs", _MODULE)
-        self.worker.pause()
+    def __init__(self, failures: list[str]) -> None:
+        """Start the process; what goes wrong is added to ``failures``."""
+        self._failures = failures
+        self.worker = self._started()
         self._known: dict[tuple[Any, ...], float] = {}
 
     def roof(
         self, facts: dict[str, Any], copies: int, threads: int, moved: int, operations: int
     ) -> _Roof:
-        """The shortest time that memory and arithmetic leave for one product."""
+        """The shortest time that memory and arithmetic leave for one product.
+
+        Where it cannot be measured the record is kept, with the reason in its place.
+        """
+        try:
+            return self._roof(facts, copies, threads, moved, operations)
+        except WorkerError as error:
+            if str(error) not in self._failures:
+                self._failures.append(str(error))
+            self.worker.kill()
+            self.worker = self._started()
+            return _Roof(None, None, None, None, str(error))
+
+    @staticmethod
+    def _started() -> Worker:
+        worker = Worker("roofs", _MODULE)
+        worker.pause()
+        return worker
+
+    def _roof(
+        self, facts: dict[str, Any], copies: int, threads: int, moved: int, operations: int
+    ) -> _Roof:
         gbs = self._measure(
             "read_bandwidth", "gbs", bytes=facts["weight_bytes"] * copies, threads=threads
         )

@@ -41,6 +41,9 @@ _PROCESS_BYTES = 250 << 20
 _HELD_BYTES, _BINDING_BYTES = 6, 32
 """A weight beside its stored form, the float32 one and its codes; a weight of the one process that
 quantises and checks (measured: up to 8 and 35, libraries included)."""
+_BINDING_ROWS = 6
+"""As many times the float32 activations and product, while one is checked: two in float64 each,
+and their difference."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,11 @@ def make_plan(
     if rounds < 1:
         raise InputError(f"rounds must be at least 1, not {rounds}")
     check_isa(isa)
+    try:
+        default_threads = _native.threads()
+        _native.active_isa()
+    except ValueError as error:  # SLLMBENCH_THREADS or SLLMBENCH_ISA
+        raise InputError(str(error)) from error
     chosen = cast("Arithmetic", arithmetic)
     runnable, unavailable = _paths(paths, chosen, isa)
     if baseline is not None and baseline not in runnable:
@@ -117,12 +125,12 @@ def make_plan(
     wanted = model_shapes(model) if model is not None else _shapes(shapes or DEFAULT_SHAPES)
     cases = [
         Case(shape, rows, count)
-        for count in _positive("threads", threads or [_native.threads()])
+        for count in _positive("threads", threads or [default_threads])
         for rows in _positive("m", m or DEFAULT_M)
         for shape in wanted
     ]
     cold_bytes = _cold_bytes() if cache == "cold" else 0
-    _check_memory(wanted, runnable, cold_bytes)
+    _check_memory(cases, runnable, cold_bytes)
     return KernelPlan(
         tuple(cases),
         runnable,
@@ -156,21 +164,25 @@ def model_shapes(name: str) -> tuple[Shape, ...]:
     return tuple(Shape(n, k, layers) for (n, k), layers in counts.items())
 
 
-def _check_memory(shapes: Sequence[Shape], paths: Sequence[str], cold_bytes: int) -> None:
+def _check_memory(cases: Sequence[Case], paths: Sequence[str], cold_bytes: int) -> None:
     """Refuse what would not fit: every path's process holds its weight while the others run."""
     free = memory.available_bytes(SYSTEM)
-    for shape in shapes:
-        n, k = shape.n, shape.k
+    for case in cases:
+        n, k = case.shape.n, case.shape.k
+        rows_bytes = 4 * case.m * (n + k)
         taking = [path for path in map(resolve, paths) if path.unsupported_shape(n, k) is None]
         held = sum(
-            _PROCESS_BYTES + (_HELD_BYTES + path.bits_per_weight(k) / 8) * n * k + cold_bytes
+            _PROCESS_BYTES
+            + (_HELD_BYTES + path.bits_per_weight(k) / 8) * n * k
+            + rows_bytes
+            + cold_bytes
             for path in taking
         )
-        needed = held + _BINDING_BYTES * n * k
+        needed = held + _BINDING_BYTES * n * k + _BINDING_ROWS * rows_bytes
         if free is not None and needed > free:
             raise InputError(
                 f"{n}x{k} on {len(taking)} paths takes about {needed / 1e9:.1f} GB and"
-                f" {free / 1e9:.1f} GB are free; ask for fewer paths or a smaller shape"
+                f" {free / 1e9:.1f} GB are free; ask for fewer paths or rows or a smaller shape"
             )
 
 

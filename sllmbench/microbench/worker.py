@@ -85,7 +85,7 @@ class KernelWorker:
         finally:
             gc.enable()
         median_ns = statistics.median(times) / self._products_per_call
-        return {"median_ns": median_ns, "calls": len(times)}
+        return {"median_ns": median_ns, "batches": len(times)}
 
     def read_bandwidth(self, bytes: int, threads: int) -> dict[str, Any]:
         """The best of a few windows, GB/s."""

@@ -79,7 +79,7 @@ def test_every_path_has_its_record_and_its_turn_alone(watched: type[Watched]) ->
     assert [sorted(taken) for taken in rounds] == [sorted(PATHS)] * ROUNDS
     assert len({tuple(taken) for taken in rounds}) > 1  # 1 in 7776 by chance, but the seed is fixed
     for record in result.records:
-        assert len(record.samples_ns) == len(record.calls_per_sample) == ROUNDS
+        assert len(record.samples_ns) == len(record.batches_per_sample) == ROUNDS
         assert record.ci95_ns is not None
         low, high = record.ci95_ns
         assert 0 < low <= record.median_ns <= high
@@ -129,6 +129,31 @@ def test_an_interrupt_keeps_what_was_measured(watched: type[Watched]) -> None:
     assert result.interrupted
     assert [(r.path, r.n) for r in result.records] == [(path, 64) for path in PATHS]
     assert not any(psutil.pid_exists(worker.pid) for worker in watched.alive)
+
+
+def test_an_interrupt_keeps_the_turns_of_the_case_under_way(watched: type[Watched]) -> None:
+    def interrupt_the_eighth_turn(worker: Watched, do: str) -> None:
+        if do == "turn" and sum(asked[1] == "turn" for asked in watched.asked) == 8:
+            raise KeyboardInterrupt
+
+    watched.on_ask = interrupt_the_eighth_turn
+    result = compare()
+    assert result.interrupted
+    assert sum(len(r.samples_ns) for r in result.records) == 7
+    assert {r.path for r in result.records} == set(PATHS)
+
+
+def test_a_roof_process_that_dies_costs_the_roofs_alone(watched: type[Watched]) -> None:
+    def kill_the_roofs(worker: Watched, do: str) -> None:
+        if do == "read_bandwidth":
+            os.kill(worker.pid, signal.SIGKILL)
+
+    watched.on_ask = kill_the_roofs
+    result = compare(rounds=1)
+    assert [r.path for r in result.records] == PATHS
+    assert all((r.roof_gbs, r.roof_fraction, r.bound) == (None, None, None) for r in result.records)
+    assert all("killed by SIGKILL" in (r.roof_reason or "") for r in result.records)
+    assert len(result.failures) == 1
 
 
 def test_cold_walks_through_copies_of_each_paths_own_size() -> None:

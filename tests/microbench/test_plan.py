@@ -109,6 +109,8 @@ def test_what_would_not_fit_into_memory_is_refused(monkeypatch: pytest.MonkeyPat
     says = r"128256x2048 on 2 paths takes about \d+\.\d GB and 2\.1 GB are free; ask for fewer"
     with pytest.raises(InputError, match=says):
         plan(shapes=["2048x2048", "128256x2048"])
+    with pytest.raises(InputError, match=r"2048x2048 on 2 paths takes about .* ask for fewer"):
+        plan(shapes=["2048x2048"], m=[1, 100_000])
     monkeypatch.setattr(memory, "available_bytes", lambda _: None)  # nobody knows
     assert plan(shapes=["128256x2048"]).cases
 
