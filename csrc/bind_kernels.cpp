@@ -117,18 +117,19 @@ void check_codes(const py::array& codes, int bits, std::int64_t n, std::int64_t 
                               std::to_string(1 << bits));
 }
 
-void check_order(const std::optional<py::array>& order, std::int64_t k) {
-    if (!order) return;
+// A copy: the array may be misaligned, and others may write to it once the GIL is released.
+std::vector<std::int32_t> checked_order(const std::optional<py::array>& order, std::int64_t k) {
+    if (!order) return {};
     check_array<std::int32_t>("order", "int32", *order, {k});
     std::vector<bool> seen(static_cast<std::size_t>(k));
-    const auto* const from = static_cast<const std::uint8_t*>(order->data());
-    for (std::int64_t i = 0; i < k; ++i) {
-        std::int32_t channel;
-        std::memcpy(&channel, from + sizeof channel * static_cast<std::size_t>(i), sizeof channel);
+    std::vector<std::int32_t> channels(static_cast<std::size_t>(k));
+    std::memcpy(channels.data(), order->data(), channels.size() * sizeof channels[0]);
+    for (const std::int32_t channel : channels) {
         if (channel < 0 || channel >= k || seen[static_cast<std::size_t>(channel)])
             throw py::value_error("order must hold each of 0.." + std::to_string(k - 1) + " once");
         seen[static_cast<std::size_t>(channel)] = true;
     }
+    return channels;
 }
 
 PackedWeights pack(const py::array& codes, const py::array& scales,
@@ -160,7 +161,7 @@ PackedWeights pack(const py::array& codes, const py::array& scales,
     check_optional<Half>("super_minima", "float16", super_minima,
                          layout.two_level ? offset_name : "one-level " + offset_name,
                          layout.two_level && minima, {n, supers});
-    check_order(order, k);
+    const std::vector<std::int32_t> channels = checked_order(order, k);
     const auto data = [](const std::optional<py::array>& array) {
         return array ? array->data() : nullptr;
     };
@@ -173,7 +174,7 @@ PackedWeights pack(const py::array& codes, const py::array& scales,
                                data(offsets),
                                static_cast<const std::uint16_t*>(data(super_scales)),
                                static_cast<const std::uint16_t*>(data(super_minima)),
-                               static_cast<const std::int32_t*>(data(order))};
+                               channels};
     const py::gil_scoped_release released;
     return PackedWeights(source);
 }

@@ -1,12 +1,8 @@
 #include "cpu/packed.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
-#include <new>
 #include <stdexcept>
 
 #include "cpu/half.h"
@@ -14,19 +10,6 @@
 
 namespace sllmbench {
 namespace {
-
-constexpr std::size_t kHugePage = 2u << 20;
-
-std::uint8_t* allocate(std::size_t bytes) {
-    const bool huge = bytes >= 2 * kHugePage;
-    void* p = nullptr;
-    if (posix_memalign(&p, huge ? kHugePage : 64, std::max<std::size_t>(bytes, 1)) != 0)
-        throw std::bad_alloc();
-    // Whole huge pages only, so that a matrix never takes more than its size. A hint: where huge
-    // pages are switched off the weights are merely a little slower to read.
-    if (huge) madvise(p, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
-    return static_cast<std::uint8_t*>(p);
-}
 
 // The stored code of one weight: as it is, 8 bits plus 128.
 std::uint8_t source_code(const SourceWeights& w, std::int64_t row, std::int64_t k) {
@@ -59,18 +42,10 @@ float read_half(const std::uint8_t* from) {
 
 }  // namespace
 
-void PackedWeights::Free::operator()(std::uint8_t* p) const {
-    std::free(p);
-}
-
 PackedWeights::PackedWeights(const SourceWeights& source)
-    : n_(source.n), k_(source.k), layout_(source.layout) {
+    : n_(source.n), k_(source.k), layout_(source.layout), order_(source.order) {
     lay_out(source.group_size);
-    if (source.order != nullptr) {
-        order_.resize(static_cast<std::size_t>(k_));  // the source may be misaligned
-        std::memcpy(order_.data(), source.order, order_.size() * sizeof order_[0]);
-    }
-    data_.reset(allocate(static_cast<std::size_t>(panels() * panel_bytes_)));
+    data_ = allocate_pages(static_cast<std::size_t>(panels() * panel_bytes_));
     pool_run(panels(), configured_threads(), [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t p = begin; p < end; ++p) pack_panel(source, p);
     });

@@ -3,9 +3,9 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <vector>
 
+#include "cpu/pages.h"
 #include "formats.h"
 
 namespace sllmbench {
@@ -21,7 +21,8 @@ struct SourceWeights {
     const void* offsets;        // nothing, or [n, groups]: u8, or fp16 minima; two levels: u8
     const std::uint16_t* super_scales;  // two levels: fp16 [n, ceil(k/256)]
     const std::uint16_t* super_minima;  // two levels with minima: the same
-    const std::int32_t* order;  // nothing, or [k]: the input channel that each column belongs to
+    const std::vector<std::int32_t>&
+        order;  // nothing, or [k]: the input channel that each column belongs to
 };
 
 class PackedWeights {
@@ -51,16 +52,13 @@ class PackedWeights {
                      std::uint8_t* base) const;
     void pack_panel(const SourceWeights& source, std::int64_t panel);
 
-    struct Free {
-        void operator()(std::uint8_t* p) const;
-    };
     std::int64_t n_, k_;
     Layout layout_;
     std::int64_t panel_bytes_ = 0;
     std::int64_t k_padded_ = 0;
     std::vector<Block> blocks_;
     std::vector<std::int32_t> order_;
-    std::unique_ptr<std::uint8_t, Free> data_;
+    Pages data_;
 };
 
 }  // namespace sllmbench

@@ -44,6 +44,7 @@ class Pool {
         for (; workers_ < threads - 1; ++workers_) std::thread([this] { work(); }).detach();
         job_ = {function, context, tasks, threads};
         caller_cpu_.store(sched_getcpu(), std::memory_order_relaxed);
+        wanted_.store(threads, std::memory_order_relaxed);
         next_.store(0, std::memory_order_relaxed);
         // Open the gate: a new generation, nobody inside.
         const std::uint32_t gate = gate_.load(std::memory_order_relaxed);
@@ -129,9 +130,10 @@ class Pool {
             here != caller_cpu_.load(std::memory_order_relaxed) ||
             sched_getaffinity(0, sizeof allowed, &allowed) != 0)
             return;
+        // More threads than CPUs: there is no free one to go to.
+        if (CPU_COUNT(&allowed) < wanted_.load(std::memory_order_relaxed)) return;
         cpu_set_t others = allowed;
         CPU_CLR(here, &others);
-        if (CPU_COUNT(&others) == 0) return;
         sched_setaffinity(0, sizeof others, &others);
         sched_setaffinity(0, sizeof allowed, &allowed);
     }
@@ -155,7 +157,7 @@ class Pool {
     std::mutex call_;
     int workers_ = 0;
     Job job_{};
-    std::atomic<int> caller_cpu_{-1};
+    std::atomic<int> caller_cpu_{-1}, wanted_{1};
     alignas(64) std::atomic<std::uint32_t> gate_{0};
     alignas(64) std::atomic<std::int64_t> next_{0};
 };

@@ -3,10 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <cstdlib>
 #include <cstring>
-#include <memory>
-#include <new>
 #include <stdexcept>
 #include <string>
 #include <system_error>
@@ -14,6 +11,7 @@
 #include <vector>
 
 #include "cpu/isa.h"
+#include "cpu/pages.h"
 
 namespace sllmbench {
 namespace {
@@ -66,23 +64,18 @@ double read_bandwidth_gbs(std::size_t bytes, int threads, double seconds) {
     constexpr std::size_t kPage = 4096;
     const auto count = static_cast<std::size_t>(threads);
     const std::size_t slice = std::max(kPage, bytes / count / kPage * kPage);
-    struct Free {
-        void operator()(char* p) const { std::free(p); }
-    };
-    std::vector<std::unique_ptr<char, Free>> slices(count);
-    for (auto& s : slices) {
-        s.reset(static_cast<char*>(std::aligned_alloc(kPage, slice)));
-        if (!s) throw std::bad_alloc();
-    }
+    // Weights lie in such pages too: 4 KB ones would be no roof for them.
+    const Pages pages = allocate_pages(slice * count);
     const Roof& roof = *active_isa().roof;
     std::atomic<std::uint64_t> sink{0};
     std::vector<char> touched(count);
     return 1e-9 * total_rate(threads, seconds, [&](int id) {
                const auto i = static_cast<std::size_t>(id);
                // The thread that reads a slice writes it first, so that its pages are near.
-               if (!touched[i]) std::memset(slices[i].get(), 1, slice);
+               std::uint8_t* const from = pages.get() + slice * i;
+               if (!touched[i]) std::memset(from, 1, slice);
                touched[i] = 1;
-               sink.fetch_add(roof.read(slices[i].get(), slice), std::memory_order_relaxed);
+               sink.fetch_add(roof.read(from, slice), std::memory_order_relaxed);
                return static_cast<double>(slice);
            });
 }
