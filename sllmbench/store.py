@@ -2,6 +2,7 @@
 
 Schema history (``user_version``):
     1  records(id, run_id, created_utc, model, path, record)
+    2  kind for model and path: records of several kinds
 """
 
 from __future__ import annotations
@@ -11,23 +12,24 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from pydantic import TypeAdapter, ValidationError
+
 from sllmbench.errors import InputError
-from sllmbench.record import Record
+from sllmbench.record import AnyRecord
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-STORE_VERSION = 1
+STORE_VERSION = 2
 _APPLICATION_ID = 0x736C6C6D  # "sllm": tells our file from another program's SQLite file
 _LOCK_TIMEOUT_S = 30.0
 
 _SCHEMA = (
     "CREATE TABLE records ("
     " id INTEGER PRIMARY KEY, run_id TEXT NOT NULL, created_utc TEXT NOT NULL,"
-    " model TEXT NOT NULL, path TEXT NOT NULL, record TEXT NOT NULL) STRICT",
+    " kind TEXT NOT NULL, record TEXT NOT NULL) STRICT",
     "CREATE INDEX records_run_id ON records (run_id)",
     "CREATE INDEX records_created_utc ON records (created_utc)",
-    "CREATE INDEX records_model_path ON records (model, path)",
     "CREATE TRIGGER records_no_update BEFORE UPDATE ON records"
     " BEGIN SELECT RAISE(ABORT, 'records are append-only'); END",
     "CREATE TRIGGER records_no_delete BEFORE DELETE ON records"
@@ -35,6 +37,8 @@ _SCHEMA = (
     f"PRAGMA application_id = {_APPLICATION_ID}",
     f"PRAGMA user_version = {STORE_VERSION}",
 )
+
+_ANY: TypeAdapter[AnyRecord] = TypeAdapter(AnyRecord)
 
 
 def default_path() -> Path:
@@ -47,13 +51,17 @@ def default_path() -> Path:
 class Store:
     """An open store. Whatever :meth:`append` returned from survives a crash of this process."""
 
-    def __init__(self, path: Path | str | None = None) -> None:
-        """Open the file, made where it is missing, and check that it is sound and can be written.
+    def __init__(self, path: Path | str | None = None, *, must_exist: bool = False) -> None:
+        """Open the file and check that it is sound and can be written.
+
+        A missing file is made, unless it ``must_exist``.
 
         Raises:
             InputError: it cannot be opened, written or understood.
         """
         self.path = Path(path) if path is not None else default_path()
+        if must_exist and not self.path.exists():
+            raise InputError(f"there is no store {self.path}; `sllmbench run` makes it")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -77,32 +85,44 @@ class Store:
             self._connection.close()
             raise
 
-    def append(self, record: Record) -> None:
+    def append(self, record: AnyRecord) -> None:
         """Add one record and commit it.
 
         Raises:
             InputError: it could not be written; what was committed before is still there.
         """
-        row = (record.run_id, record.created_utc, record.model, record.path)
         try:
             self._connection.execute(
-                "INSERT INTO records (run_id, created_utc, model, path, record)"
-                " VALUES (?, ?, ?, ?, ?)",
-                (*row, record.model_dump_json()),
+                "INSERT INTO records (run_id, created_utc, kind, record) VALUES (?, ?, ?, ?)",
+                (record.run_id, record.created_utc, record.kind, record.model_dump_json()),
             )
         except sqlite3.Error as error:
             raise self._explained(error) from error
 
-    def records(self, run_id: str | None = None) -> list[Record]:
-        """Every record in the order they were committed, or those of one run."""
+    def records(self, run_id: str | None = None) -> list[AnyRecord]:
+        """Every record in the order they were committed, or those of one run.
+
+        Raises:
+            InputError: the file is damaged, or a record is of another version of sllmbench.
+        """
         condition, values = ("", ()) if run_id is None else (" WHERE run_id = ?", (run_id,))
         try:
             rows = self._connection.execute(
-                f"SELECT record FROM records{condition} ORDER BY id", values
+                f"SELECT id, record FROM records{condition} ORDER BY id", values
             ).fetchall()
         except sqlite3.Error as error:
             raise self._explained(error) from error
-        return [Record.model_validate_json(text) for (text,) in rows]
+        return [self._parsed(number, text) for number, text in rows]
+
+    def _parsed(self, number: int, text: str) -> AnyRecord:
+        try:
+            return _ANY.validate_json(text)
+        except ValidationError as error:
+            raise InputError(
+                f"record {number} of the store {self.path} is not one of this sllmbench's"
+                f" ({error.error_count()} fields differ); it is of another version:"
+                " read it with that one, or choose another file with --store"
+            ) from error
 
     def close(self) -> None:
         """Close the file; the store cannot be used afterwards."""
@@ -135,10 +155,11 @@ class Store:
             raise InputError(
                 f"{self.path} is another program's database; choose another file with --store"
             )
-        elif version > STORE_VERSION:
+        elif version != STORE_VERSION:
+            mend = "upgrade sllmbench" if version > STORE_VERSION else "move it away"
             raise InputError(
-                f"the store {self.path} has schema {version} and this sllmbench knows up to"
-                f" {STORE_VERSION}; upgrade sllmbench or choose another file with --store"
+                f"the store {self.path} has schema {version} and this sllmbench writes"
+                f" {STORE_VERSION}; {mend} or choose another file with --store"
             )
         execute("COMMIT")
         self._use_wal()

@@ -18,6 +18,8 @@ import pytest
 from sllmbench import cli
 from sllmbench.bench import RunResult
 from sllmbench.checkpoints import open_checkpoint
+from sllmbench.cli.arguments import Output
+from sllmbench.cli.commands import run as run_command
 from sllmbench.paths import default_paths
 from sllmbench.record import Record
 
@@ -180,20 +182,20 @@ def stored_result() -> RunResult:
     return RunResult(machine=records[0].machine, records=records, reference="fp32")
 
 
-@pytest.mark.parametrize("output", list(cli.Output))
+@pytest.mark.parametrize("output", list(Output))
 def test_every_output_is_written_to_stdout(
-    capsys: pytest.CaptureFixture[str], output: cli.Output
+    capsys: pytest.CaptureFixture[str], output: Output
 ) -> None:
     result = stored_result()
-    cli._write(result, output)
+    run_command._write(result, output)
     out = capsys.readouterr().out
     paths = [record.path for record in result.records]
-    readers: dict[cli.Output, Callable[[], list[str]]] = {
-        cli.Output.JSON: lambda: [r["path"] for r in json.loads(out)["records"]],
-        cli.Output.JSONL: lambda: [json.loads(line)["path"] for line in out.splitlines()],
-        cli.Output.CSV: lambda: [r["path"] for r in csv.DictReader(io.StringIO(out))],
-        cli.Output.MD: lambda: [c[1].strip("\\* ") for c in split(out)[2 : 2 + len(paths)]],
-        cli.Output.TABLE: lambda: [c.lstrip("* ").split()[0] for c in rows_of(out, len(paths))],
+    readers: dict[Output, Callable[[], list[str]]] = {
+        Output.JSON: lambda: [r["path"] for r in json.loads(out)["records"]],
+        Output.JSONL: lambda: [json.loads(line)["path"] for line in out.splitlines()],
+        Output.CSV: lambda: [r["path"] for r in csv.DictReader(io.StringIO(out))],
+        Output.MD: lambda: [c[1].strip("\\* ") for c in split(out)[2 : 2 + len(paths)]],
+        Output.TABLE: lambda: [c.lstrip("* ").split()[0] for c in rows_of(out, len(paths))],
     }
     assert readers[output]() == paths
 
@@ -207,7 +209,7 @@ def rows_of(table: str, count: int) -> list[str]:
 
 
 def test_a_table_that_is_no_terminal_is_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
-    cli._write(stored_result(), cli.Output.TABLE)
+    run_command._write(stored_result(), Output.TABLE)
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert not any(line.endswith(" ") for line in out.splitlines())
@@ -239,9 +241,9 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
 def test_help_names_the_default_paths(command: Command, tiny_llama: Path) -> None:
     code, out, _ = command("run", "--help")
     assert code == 0
-    assert cli.DEFAULT_PATHS in out
+    assert run_command.DEFAULT_PATHS in out
     # A folder of safetensors has no blocks for the path gguf.
-    without_gguf = tuple(name for name in cli.DEFAULT_PATHS.split(",") if name != "gguf")
+    without_gguf = tuple(name for name in run_command.DEFAULT_PATHS.split(",") if name != "gguf")
     assert default_paths(open_checkpoint(str(tiny_llama))) == without_gguf
 
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sllmbench import cli, microbench
+from sllmbench.cli.arguments import INTERRUPTED, Output
+from sllmbench.cli.commands import kernel as kernel_command
 from sllmbench.matmuls import torch_ops
 from sllmbench.microbench import KernelResult
 from sllmbench.record import KernelRecord, MachineFacts
@@ -125,26 +127,24 @@ def test_json_has_a_row_for_every_path_shape_rows_and_threads(kernel: Command) -
     assert "[" in err  # progress
 
 
-@pytest.mark.parametrize("output", list(cli.Output))
-def test_every_output_has_every_path(
-    capsys: pytest.CaptureFixture[str], output: cli.Output
-) -> None:
+@pytest.mark.parametrize("output", list(Output))
+def test_every_output_has_every_path(capsys: pytest.CaptureFixture[str], output: Output) -> None:
     stored = json.loads((Path(__file__).parent / "data" / "kernel.json").read_text())
     records = [KernelRecord.model_validate(record) for record in stored["records"]]
     machine = MachineFacts.model_validate(stored["machine"])
     result = KernelResult(machine, stored["baseline"], records, stored["missing"])
-    cli._write_kernels(result, output)
+    kernel_command._write_kernels(result, output)
     out, err = capsys.readouterr()
     names = {record.path for record in records}
-    readers: dict[cli.Output, Callable[[], list[str]]] = {
-        cli.Output.JSON: lambda: [r["path"] for r in json.loads(out)["records"]],
-        cli.Output.JSONL: lambda: [json.loads(line)["path"] for line in out.splitlines()],
-        cli.Output.CSV: lambda: [row["path"] for row in csv.DictReader(io.StringIO(out))],
+    readers: dict[Output, Callable[[], list[str]]] = {
+        Output.JSON: lambda: [r["path"] for r in json.loads(out)["records"]],
+        Output.JSONL: lambda: [json.loads(line)["path"] for line in out.splitlines()],
+        Output.CSV: lambda: [row["path"] for row in csv.DictReader(io.StringIO(out))],
     }
     first_words = (line.strip(" |").split(" ")[0] for line in out.splitlines())
     found = readers.get(output, lambda: [word for word in first_words if word in names])()
     assert sorted(found) == sorted(record.path for record in records)
-    assert (stored["missing"][0] in err) == (output in (cli.Output.CSV, cli.Output.JSONL))
+    assert (stored["missing"][0] in err) == (output in (Output.CSV, Output.JSONL))
 
 
 def test_a_path_that_dies_ends_in_exit_code_1_with_the_rest(
@@ -187,6 +187,6 @@ def test_an_interrupt_shows_what_was_measured(
     code, out, err = kernel(
         "--shape", "64x96,32x64", "-m", "1", "-t", "1", "--paths", "int8", "-o", "jsonl"
     )
-    assert code == cli.INTERRUPTED
+    assert code == INTERRUPTED
     assert [json.loads(line)["n"] for line in out.splitlines()] == [64]
     assert "interrupted" in err

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sllmbench.errors import InputError
-from sllmbench.record import Record
+from sllmbench.record import KernelRecord, Record
 from sllmbench.store import STORE_VERSION, Store, default_path
 
 if TYPE_CHECKING:
@@ -86,13 +86,13 @@ def test_rows_can_be_found_by_their_columns(tmp_path: Path, record: Record) -> N
     with Store(file) as store:
         store.append(record)
     with closing(sqlite3.connect(file)) as connection:
-        row = connection.execute("SELECT run_id, created_utc, model, path FROM records").fetchone()
-        assert row == (record.run_id, record.created_utc, record.model, record.path)
+        row = connection.execute("SELECT run_id, created_utc, kind FROM records").fetchone()
+        assert row == (record.run_id, record.created_utc, "run")
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert connection.execute("PRAGMA user_version").fetchone() == (STORE_VERSION,)
 
 
-@pytest.mark.parametrize("change", ["UPDATE records SET path = 'x'", "DELETE FROM records"])
+@pytest.mark.parametrize("change", ["UPDATE records SET kind = 'x'", "DELETE FROM records"])
 def test_rows_cannot_be_changed(tmp_path: Path, record: Record, change: str) -> None:
     file = tmp_path / "records.sqlite"
     with Store(file) as store:
@@ -105,18 +105,31 @@ def test_rows_cannot_be_changed(tmp_path: Path, record: Record, change: str) -> 
         assert store.records() == [record]
 
 
-def test_processes_append_at_once(tmp_path: Path) -> None:
-    file, writers, each = tmp_path / "records.sqlite", 4, 25
+def test_processes_append_at_once_and_some_are_killed(tmp_path: Path) -> None:
+    file, writers, each = tmp_path / "records.sqlite", 8, 60
+    doomed = {1: 5, 4: 20, 6: 1}  # writer: after which of its records it is killed
 
     def write(number: int) -> int:
+        """How many appends returned."""
         command = append_command(file, f"run{number}", each)
-        return subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            confirmed = 0
+            for line in process.stdout:
+                confirmed = int(line) + 1
+                if confirmed == doomed.get(number):
+                    process.kill()
+        assert process.returncode == (-signal.SIGKILL if number in doomed else 0)
+        return confirmed
 
     with ThreadPoolExecutor(writers) as pool:
-        assert list(pool.map(write, range(writers))) == [0] * writers
+        confirmed = list(pool.map(write, range(writers)))
     with Store(file) as store:
         for number in range(writers):
-            assert [r.load_ns for r in store.records(f"run{number}")] == list(range(each))
+            stored = [r.load_ns for r in store.records(f"run{number}")]
+            assert stored == list(range(len(stored)))
+            assert confirmed[number] <= len(stored) <= confirmed[number] + (number in doomed)
+            assert number in doomed or len(stored) == each
 
 
 def test_processes_make_new_stores_at_once(tmp_path: Path) -> None:
@@ -210,13 +223,45 @@ def test_another_programs_database(tmp_path: Path) -> None:
     assert tables == [("theirs",)]
 
 
-def test_newer_schema(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("step", "remedy"), [(1, "upgrade sllmbench"), (-1, "move it away")])
+def test_another_schema(tmp_path: Path, step: int, remedy: str) -> None:
     file = tmp_path / "records.sqlite"
     Store(file).close()
     with closing(sqlite3.connect(file)) as connection:
-        connection.execute(f"PRAGMA user_version = {STORE_VERSION + 1}")
-    with pytest.raises(InputError, match=r"has schema 2 .* knows up to 1; upgrade sllmbench"):
+        connection.execute(f"PRAGMA user_version = {STORE_VERSION + step}")
+    match = rf"has schema {STORE_VERSION + step} .* writes {STORE_VERSION}; {remedy}"
+    with pytest.raises(InputError, match=match):
         Store(file)
+
+
+def test_every_kind_of_record(tmp_path: Path, record: Record) -> None:
+    kernels = json.loads(STORED.with_name("kernel.json").read_text())["records"]
+    kernel = KernelRecord.model_validate(kernels[0])
+    with Store(tmp_path / "records.sqlite") as store:
+        store.append(kernel)
+        store.append(record)
+        assert store.records() == [kernel, record]
+
+
+def test_a_record_of_another_version(tmp_path: Path, record: Record) -> None:
+    file = tmp_path / "records.sqlite"
+    with Store(file) as store:
+        store.append(record)
+        with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+            connection.execute(
+                "INSERT INTO records (run_id, created_utc, kind, record)"
+                " VALUES ('x', '2026', 'run', ?)",
+                (json.dumps({"kind": "run", "path": "fp32"}),),
+            )
+        with pytest.raises(InputError, match=r"record 2 of the store .* another version"):
+            store.records()
+
+
+def test_a_reader_makes_no_file(tmp_path: Path) -> None:
+    file = tmp_path / "folder" / "records.sqlite"
+    with pytest.raises(InputError, match=r"there is no store .*; `sllmbench run` makes it"):
+        Store(file, must_exist=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_truncated_file(tmp_path: Path, record: Record) -> None:

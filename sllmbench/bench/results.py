@@ -59,6 +59,7 @@ class Recorder:
     plan: Plan
     machine: MachineFacts
     run_id: str
+    commit: str | None
 
     def record(
         self,
@@ -79,6 +80,7 @@ class Recorder:
             created_utc=datetime.now(UTC).isoformat(timespec="milliseconds"),
             sllmbench_version=metadata.version("sllmbench"),
             machine=self.machine,
+            commit=self.commit,
             model=plan.model,
             provenance=plan.provenance,
             path=path,

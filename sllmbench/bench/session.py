@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import IO, TYPE_CHECKING
 
-from sllmbench import hardware
+from sllmbench import hardware, revision
 from sllmbench.bench.results import Failure, Measured, Recorder
 from sllmbench.errors import InputError
 from sllmbench.record import MachineFacts, Quality, Record
@@ -47,7 +47,7 @@ class Session:
         self._measured: dict[str, Measured] = {}
         self._turns = random.Random(plan.seed)
         run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
-        self._recorder = Recorder(plan, self.machine, run_id)
+        self._recorder = Recorder(plan, self.machine, run_id, revision.current())
 
     def run_wave(self, wave: tuple[str, ...]) -> None:
         """Load the wave's paths, time them in turns, then finish them one by one."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from rich.console import Console, RenderableType
 
@@ -70,3 +70,10 @@ def progress() -> Iterator[Progress]:
             bars.refresh()
 
         yield tell
+
+
+def warn_of(disturbances: Sequence[str]) -> None:
+    """Say on stderr what was busy as the measurement began."""
+    if disturbances:
+        busy = "; ".join(disturbances)
+        print(f"warning: the machine was busy as the run began: {busy}", file=sys.stderr)

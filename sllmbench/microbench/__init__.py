@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal
 
-from sllmbench import _native, hardware
+from sllmbench import _native, hardware, revision
 from sllmbench.checkpoints.base import Progress, silent
 from sllmbench.errors import InputError
 from sllmbench.hardware import load
@@ -132,6 +132,7 @@ class _Session:
         self._workers: dict[str, Worker] = {}
         self._roofs = _Roofs(self.result.failures)
         self._run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+        self._commit = revision.current()
 
     def kill_all(self) -> None:
         for worker in (*self._workers.values(), self._roofs.worker):
@@ -229,6 +230,8 @@ class _Session:
             run_id=self._run_id,
             created_utc=datetime.now(UTC).isoformat(timespec="milliseconds"),
             sllmbench_version=metadata.version("sllmbench"),
+            machine=self.result.machine,
+            commit=self._commit,
             path=path,
             **facts["use"],
             n=n,

@@ -1,0 +1,45 @@
+"""What several commands take and how it is read; exit codes."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from sllmbench.errors import InputError
+
+INTERRUPTED = 130
+
+
+class Output(StrEnum):
+    """What a command that measures writes to stdout."""
+
+    TABLE = "table"
+    MD = "md"
+    CSV = "csv"
+    JSON = "json"
+    JSONL = "jsonl"
+
+
+class Arithmetic(StrEnum):
+    """How our own kernels compute."""
+
+    EXACT = "exact"
+    INT8 = "int8"
+
+
+def names(text: str | None) -> list[str] | None:
+    """Split at commas."""
+    return None if text is None else [name.strip() for name in text.split(",")]
+
+
+def numbers(option: str, text: str) -> list[int]:
+    """Split at commas into whole numbers.
+
+    Raises:
+        InputError: ``option`` holds something else.
+    """
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(
+            f"{option} takes whole numbers with commas, as 1,16,128, not {text!r}"
+        ) from None

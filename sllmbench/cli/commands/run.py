@@ -1,0 +1,123 @@
+"""``sllmbench run``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path  # noqa: TC003  (typer reads it at run time)
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sllmbench.cli import display
+from sllmbench.cli.arguments import INTERRUPTED, Arithmetic, Output, names
+from sllmbench.cli.display import show, warn_of
+
+if TYPE_CHECKING:
+    from sllmbench.bench import RunResult
+
+DEFAULT_PATHS = "fp32,bf16,int8,int4-g32,gguf,unfused-int4"
+"""What the help says; the paths themselves would have to import torch to say it."""
+
+
+def run(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A name of `sllmbench models`, random:NAME, a Hugging Face id, a folder or a"
+            " .gguf file."
+        ),
+    ] = "smollm2-135m",
+    paths: Annotated[
+        str | None,
+        typer.Option(help="Names of `sllmbench paths`, with commas.", show_default=DEFAULT_PATHS),
+    ] = None,
+    n_prompt: Annotated[int, typer.Option("-p", "--n-prompt", help="Tokens of the prompt.")] = 128,
+    n_gen: Annotated[int, typer.Option("-n", "--n-gen", help="Tokens to generate.")] = 32,
+    repetitions: Annotated[
+        int, typer.Option("-r", "--repetitions", help="Of every timing; 6 give a 95% interval.")
+    ] = 6,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "-t", "--threads", help="Of every kernel.", show_default="SLLMBENCH_THREADS, else all"
+        ),
+    ] = None,
+    arithmetic: Annotated[
+        Arithmetic, typer.Option(help="Our kernels' activations: int8, or exact float32.")
+    ] = Arithmetic.INT8,
+    reference: Annotated[
+        str | None,
+        typer.Option(help="The path that others are compared with.", show_default="fp32 or first"),
+    ] = None,
+    eval_tokens: Annotated[int, typer.Option(help="Tokens that quality is measured on.")] = 8192,
+    text: Annotated[
+        str, typer.Option(help="openwebtext, wikipedia or a UTF-8 file: prompt and quality.")
+    ] = "openwebtext",
+    quality: Annotated[
+        bool, typer.Option("--quality/--no-quality", help="Measure perplexity and divergence.")
+    ] = True,
+    device: Annotated[str, typer.Option(help="cpu.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Of the turns, and of prompts without a text.")] = 0,
+    store: Annotated[
+        Path | None,
+        typer.Option(help="SQLite file for the records.", show_default="in your data folder"),
+    ] = None,
+    output: Annotated[
+        Output, typer.Option("-o", "--output", help="What to write to stdout.")
+    ] = Output.TABLE,
+) -> None:
+    """Measure what each path costs: speed, memory, energy and quality."""
+    try:
+        with display.progress() as progress:
+            from sllmbench.bench import run as run_bench
+
+            result = run_bench(
+                model,
+                names(paths),
+                n_prompt=n_prompt,
+                n_gen=n_gen,
+                repetitions=repetitions,
+                threads=threads,
+                arithmetic=arithmetic.value,
+                eval_tokens=eval_tokens,
+                quality=quality,
+                reference=reference,
+                text=text,
+                device=device,
+                seed=seed,
+                store=store,
+                progress=progress,
+            )
+    except KeyboardInterrupt:  # while the run was prepared: nothing was measured
+        print("interrupted", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    _write(result, output)
+    warn_of(result.disturbances)
+    for failure in result.failures:
+        if failure.detail:
+            print(failure.detail, file=sys.stderr)
+        print(f"error: {failure.message}", file=sys.stderr)
+    if result.interrupted:
+        print("interrupted: what was measured is stored", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED)
+    if result.failures:
+        raise typer.Exit(1)
+
+
+def _write(result: RunResult, output: Output) -> None:
+    from sllmbench import report
+
+    records, reference = result.records, result.reference
+    if output is Output.JSON:
+        sys.stdout.write(report.json(result.machine, records, reference))
+        return
+    if not records:
+        return
+    if output is Output.TABLE:
+        show(lambda width: report.table(records, reference, width))
+    elif output is Output.MD:
+        sys.stdout.write(report.markdown(records, reference))
+    elif output is Output.CSV:
+        sys.stdout.write(report.csv(records))
+    else:
+        sys.stdout.write(report.jsonl(records))

@@ -1,0 +1,57 @@
+"""The records: what was measured, with raw samples, units and provenance.
+
+Records are frozen and self-contained: a report needs nothing else, so it can be made, and tested,
+from stored JSON on a machine that never ran the model. Each kind has a schema version with its
+history in its own file.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from sllmbench.record.base import (
+    Arithmetic,
+    Frozen,
+    Interval,
+    KernelUse,
+    MachineFacts,
+    Origin,
+)
+from sllmbench.record.benchmark import BENCHMARK_SCHEMA_VERSION, BenchmarkRecord
+from sllmbench.record.energy import Energy
+from sllmbench.record.kernel import KERNEL_SCHEMA_VERSION, KernelRecord
+from sllmbench.record.memory import PhaseMemory
+from sllmbench.record.run import (
+    SCHEMA_VERSION,
+    LayerKernel,
+    Quality,
+    Record,
+    Samples,
+)
+from sllmbench.record.sampling import GpuState, Interference, Sampling
+
+AnyRecord = Annotated[Record | KernelRecord | BenchmarkRecord, Field(discriminator="kind")]
+
+__all__ = [
+    "BENCHMARK_SCHEMA_VERSION",
+    "KERNEL_SCHEMA_VERSION",
+    "SCHEMA_VERSION",
+    "AnyRecord",
+    "Arithmetic",
+    "BenchmarkRecord",
+    "Energy",
+    "Frozen",
+    "GpuState",
+    "Interference",
+    "Interval",
+    "KernelRecord",
+    "KernelUse",
+    "LayerKernel",
+    "MachineFacts",
+    "Origin",
+    "PhaseMemory",
+    "Quality",
+    "Record",
+    "Samples",
+    "Sampling",
+]

@@ -1,0 +1,112 @@
+"""One path of one ``sllmbench run``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sllmbench.record.base import Frozen, Interval, Origin
+
+SCHEMA_VERSION = 2
+"""History:
+1  first version
+2  kind and commit
+"""
+
+
+class LayerKernel(Frozen):
+    """A kernel that really ran, and in which layers."""
+
+    kernel: str
+    isa: str
+    arithmetic: str
+    format: str
+    layers: tuple[str, ...]
+
+
+class Samples(Frozen):
+    """Raw timings in the order they were taken, one entry a repetition, in nanoseconds."""
+
+    prefill_ns: tuple[int, ...] = ()
+    ttft_ns: tuple[int, ...] = ()
+    itl_ns: tuple[tuple[int, ...], ...] = ()
+    """Inter-token latencies of each repetition's request, n_gen - 1 of them."""
+    decode_ns: tuple[int, ...] = ()
+    """n_gen decode steps from an empty cache, as llama-bench's tg test times them."""
+    energy_j: tuple[float, ...] = ()
+    """Joules of each of those decodes; empty where one of them has no figure."""
+
+
+class Quality(Frozen):
+    """How far the path's predictions are from the text and from the reference path."""
+
+    perplexity: float
+    perplexity_stderr: float
+    definition: str
+    text: str
+    context: int
+    stride: int
+    n_tokens: int
+    """Tokens that were predicted and scored."""
+    reference_path: str | None
+    kl_divergence: float | None
+    """Mean KL(reference ‖ this path) a token, in nats."""
+    kl_divergence_stderr: float | None
+    top1_agreement: float | None
+    top1_agreement_stderr: float | None
+    kl_n_tokens: int | None
+    kl_reason: str | None = None
+    """Why there is no divergence."""
+
+
+class Record(Origin):
+    """One path of one run. Quantities carry their unit in the name; absent ones a reason."""
+
+    kind: Literal["run"] = "run"
+    schema_version: int = SCHEMA_VERSION
+    model: str
+    provenance: str
+    n_params: int
+    path: str
+    format: str
+    kernel: str
+    """The kernel most layers ran on; ``layer_kernels`` has them all."""
+    isa: str
+    arithmetic: str
+    device: Literal["cpu", "cuda"]
+    layer_kernels: tuple[LayerKernel, ...]
+    lm_head: str
+    """How the output layer and the embedding are stored, and whether they are tied."""
+
+    threads: int
+    n_prompt: int
+    n_gen: int
+    interleaved_with: tuple[str, ...]
+    """Paths that took turns with this one while it was timed."""
+    complete: bool
+    """False where the run was interrupted before everything was measured."""
+
+    prefill_tps: Interval | None
+    decode_tps: Interval | None
+    ttft_ns: Interval | None
+    tpot_ns: Interval | None
+    load_ns: int
+    weights_bytes: int
+    peak_rss_bytes: int | None
+    """Highest resident memory from before loading to the last timing, above the interpreter's."""
+    peak_rss_reason: str | None
+    """Why there is no peak."""
+
+    energy_j: float | None
+    energy_j_per_token: float | None
+    energy_source: str | None
+    energy_reason: str | None
+    """Why there is no energy figure."""
+
+    perplexity: float | None
+    kl_divergence: float | None
+    top1_agreement: float | None
+    quality: Quality | None
+    quality_reason: str | None
+    """Why there is no quality figure."""
+
+    samples: Samples

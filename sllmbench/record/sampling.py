@@ -1,0 +1,56 @@
+"""How a time was sampled, and what disturbed the samples."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sllmbench.record.base import Frozen
+
+
+class GpuState(Frozen):
+    """A GPU beside one sample; what its driver does not tell is None."""
+
+    sm_clock_hz: float | None
+    throttle_reasons: tuple[str, ...]
+    temperature_c: float | None
+    foreign_processes: int | None
+
+
+class Interference(Frozen):
+    """What happened beside one sample. What cannot be read here is None."""
+
+    window_ns: int
+    """How long was watched; the sample lies within."""
+    wait_ns: int | None
+    """How long this process's threads were ready to run and did not, together."""
+    steal_ns: int | None
+    """Time that the host took from the processors, in steps of the kernel's tick."""
+    foreign_cpu_ns: int | None
+    """Processor time of other processes, in steps of the kernel's tick."""
+    involuntary_switches: int | None
+    migrations: int | None
+    minor_faults: int | None
+    major_faults: int | None
+    core_hz: float | None
+    """The core's clock, from the kernel or measured with a chain of dependent instructions."""
+    temperature_c: float | None
+    gpu: GpuState | None = None
+    causes: tuple[str, ...]
+    """Why the sample counts as disturbed; empty where it does not."""
+
+
+class Sampling(Frozen):
+    """How samples were taken, and whether that was enough."""
+
+    clock: Literal["monotonic", "tsc", "cuda_event"]
+    clock_cost_ns: float
+    """What one reading of the clock costs, measured."""
+    warm_up_samples: int
+    """Samples thrown away before the first that counts."""
+    warm: bool
+    """Whether the last of them no longer drifted."""
+    precision_asked: float | None
+    """Half the width of the median's 95% interval, as a fraction of it; None: a fixed number."""
+    precision_reached: float | None
+    """None where there are too few samples for an interval."""
+    stopped_by: Literal["precision", "time", "rounds", "interrupt"]
