@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from sllmbench.errors import InputError
 
 INTERRUPTED = 130
+
+StoreOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--store", help="SQLite file for the records.", show_default="in your data folder"
+    ),
+]
 
 
 class Output(StrEnum):

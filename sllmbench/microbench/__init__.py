@@ -18,10 +18,12 @@ from sllmbench.matmuls import resolve
 from sllmbench.measure.timing import median_interval
 from sllmbench.microbench.plan import Case, KernelPlan, make_plan
 from sllmbench.record import KernelRecord, MachineFacts
+from sllmbench.store import Store
 from sllmbench.worker import Worker, WorkerError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 __all__ = ["KernelResult", "compare_kernels", "execute", "make_plan"]
 
@@ -63,6 +65,7 @@ def compare_kernels(
     baseline: str | None = None,
     rounds: int = 9,
     seed: int = 0,
+    store: Path | str | None = None,
     progress: Progress = silent,
 ) -> KernelResult:
     """Time one matrix product on several paths, each in a process of its own.
@@ -83,32 +86,34 @@ def compare_kernels(
         baseline: the path that ratios are against; None takes torch:bf16, else the first peer.
         rounds: turns of each path; six are the least that give a 95% interval.
         seed: of the operands and of the order of turns.
+        store: the SQLite file that records are added to; None takes the user's data directory.
         progress: told what is being done and the fraction that is done.
 
     Raises:
         InputError: something given cannot be used; nothing has been measured.
     """
-    plan = make_plan(
-        shapes,
-        m,
-        paths,
-        model=model,
-        threads=threads,
-        arithmetic=arithmetic,
-        isa=isa,
-        cache=cache,
-        baseline=baseline,
-        rounds=rounds,
-        seed=seed,
-    )
-    return execute(plan, progress)
+    with Store(store) as opened:
+        plan = make_plan(
+            shapes,
+            m,
+            paths,
+            model=model,
+            threads=threads,
+            arithmetic=arithmetic,
+            isa=isa,
+            cache=cache,
+            baseline=baseline,
+            rounds=rounds,
+            seed=seed,
+        )
+        return execute(plan, opened, progress)
 
 
-def execute(plan: KernelPlan, progress: Progress = silent) -> KernelResult:
+def execute(plan: KernelPlan, store: Store, progress: Progress = silent) -> KernelResult:
     """Carry a plan out. A Ctrl-C ends it early with what was measured."""
     disturbances = load.disturbances()
     with ExitStack() as exits:
-        session = _Session(plan)
+        session = _Session(plan, store)
         session.result.disturbances = disturbances
         exits.callback(session.kill_all)
         try:
@@ -124,7 +129,8 @@ def execute(plan: KernelPlan, progress: Progress = silent) -> KernelResult:
 class _Session:
     """The processes of a run and what they gave."""
 
-    def __init__(self, plan: KernelPlan) -> None:
+    def __init__(self, plan: KernelPlan, store: Store) -> None:
+        self._store = store
         self.result = KernelResult(MachineFacts(**hardware.facts()), plan.baseline)
         self.result.notes += [f"{path}: {why}" for path, why in plan.unavailable.items()]
         self._plan = plan
@@ -154,7 +160,14 @@ class _Session:
             taken = {path: turns for path, turns in samples.items() if turns}
             for path, turns in taken.items():
                 others = tuple(other for other in taken if other != path)
-                self.result.records.append(self._record(path, case, bound[path], turns, others))
+                self._keep(self._record(path, case, bound[path], turns, others))
+
+    def _keep(self, record: KernelRecord) -> None:
+        self.result.records.append(record)
+        try:
+            self._store.append(record)
+        except InputError as error:
+            self.result.failures.append(f"path {record.path} was not stored: {error}")
 
     def _take_turns(self, samples: dict[str, list[dict[str, Any]]]) -> None:
         """Add the rounds' turns; a path that fails is taken out."""

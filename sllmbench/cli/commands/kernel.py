@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sllmbench.cli import display
-from sllmbench.cli.arguments import INTERRUPTED, Arithmetic, Output, names, numbers
+from sllmbench.cli.arguments import INTERRUPTED, Arithmetic, Output, StoreOption, names, numbers
 from sllmbench.cli.display import show, warn_of
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def kernel(
         int, typer.Option("-r", "--rounds", help="Turns of each path; 6 give a 95% interval.")
     ] = 9,
     seed: Annotated[int, typer.Option(help="Of the operands and the turns.")] = 0,
+    store: StoreOption = None,
     output: Annotated[
         Output, typer.Option("-o", "--output", help="What to write to stdout.")
     ] = Output.TABLE,
@@ -87,6 +88,7 @@ def kernel(
                 baseline=baseline,
                 rounds=rounds,
                 seed=seed,
+                store=store,
                 progress=progress,
             )
     except KeyboardInterrupt:  # while it was prepared: nothing was measured
