@@ -157,6 +157,29 @@ int nvmlDeviceGetPowerUsage(Gpu* gpu, unsigned* milliwatts) {
     return SUCCESS;
 }
 
+/* Power again, as fields 185 (average) and 186 (instant), which zeus asks for. */
+typedef struct {
+    unsigned field, scope;
+    long long time_us, latency_us;
+    unsigned type, result;
+    union {
+        unsigned milliwatts;
+        unsigned long long wide;
+    } value;
+} Field;
+
+int nvmlDeviceGetFieldValues(Gpu* gpu, int count, Field* fields) {
+    for (int i = 0; i < count; ++i) {
+        int known = fields[i].field == 185 || fields[i].field == 186;
+        fields[i].type = 1;
+        fields[i].value.wide = 0;
+        fields[i].result =
+            (unsigned)(known ? nvmlDeviceGetPowerUsage(gpu, &fields[i].value.milliwatts)
+                             : UNSUPPORTED);
+    }
+    return SUCCESS;
+}
+
 typedef struct {
     unsigned long long time_us;
     union {

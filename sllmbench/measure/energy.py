@@ -47,7 +47,8 @@ class EnergyWindow:
         reason: why there is no figure, with the remedy where one is known.
         update_period_ns: how often the slowest sensor changes.
         window_ns: the window's length.
-        domains_j: each sensor's part apart; cores lie within their package.
+        domains_j: each counter's part apart; cores lie within their package, and one whose counter
+            stood still is left out.
         idle_w: the idle power that was taken off, measured once a process.
         estimate_j: nominal power × utilisation × time, only where a nominal power was given.
         estimate_basis: what the estimate is made of, or why there is none.

@@ -100,9 +100,10 @@ class CpuSensor:
         """Read the counters again and add up packages and memory."""
         domains_j = {}
         for name, joules, reason, _ in self._window.stop():
-            if joules is None:
+            if joules is not None:
+                domains_j[name] = joules
+            elif self._counters[name].domain != "core":  # an idle core's may well stand still
                 raise SensorError(reason)
-            domains_j[name] = joules
         summed = [name for name, counter in self._counters.items() if counter.domain != "core"]
         energy_j = sum(domains_j[name] for name in summed)
         steps_j = sum(self._counters[name].step_j for name in summed)
