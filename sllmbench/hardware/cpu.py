@@ -14,6 +14,7 @@ from sllmbench.hardware.roots import (
     SYSTEM,
     Roots,
     cgroup_folders,
+    parse_list,
     read_fields,
     read_int,
     read_text,
@@ -90,18 +91,14 @@ def cores(roots: Roots = SYSTEM) -> Cores:
     """Count sockets, cores and logical processors, and those that may be used."""
     folders = _cpu_folders(roots)
     sockets = {read_int(folder / "topology/physical_package_id") for folder in folders} - {None}
-    siblings = {
-        read_text(folder / "topology/core_cpus_list")
-        or read_text(folder / "topology/thread_siblings_list")
-        for folder in folders
-    } - {None}
+    in_cores = siblings(roots)
     affinity = len(os.sched_getaffinity(0))
     limit = quota(roots)
     quota_processors = None if limit is None else limit.processors
-    known = bool(sockets and siblings)
+    known = bool(sockets and in_cores)
     return Cores(
         sockets=len(sockets) if known else None,
-        physical=len(siblings) if known else None,
+        physical=len(in_cores) if known else None,
         logical=len(folders) if known else os.cpu_count() or affinity,
         affinity=affinity,
         quota=quota_processors,
@@ -110,6 +107,18 @@ def cores(roots: Roots = SYSTEM) -> Cores:
         else max(1, min(affinity, int(quota_processors))),
         reason=None if known else "no topology in /sys/devices/system/cpu",
     )
+
+
+def siblings(roots: Roots = SYSTEM) -> set[frozenset[int]]:
+    """The processors of each core that is online; empty where the kernel does not tell."""
+    return {
+        parse_list(
+            read_text(folder / "topology/core_cpus_list")
+            or read_text(folder / "topology/thread_siblings_list")
+            or ""
+        )
+        for folder in _cpu_folders(roots)
+    } - {frozenset()}
 
 
 def quota(roots: Roots = SYSTEM) -> Quota | None:
