@@ -15,21 +15,25 @@ _GPU = "NVML"
 
 
 def sensors(subject: Subject) -> Iterator[Finding]:
-    """One readable sensor is enough; else each says why not."""
+    """One readable kind of counter is enough."""
+    title = "energy sensors"
     found = [sensor for sensor in energy_sensors(subject.roots) if sensor.name != _GPU]
     readable = [sensor.name for sensor in found if sensor.available]
     if readable:
-        yield ok("energy sensors", f"{', '.join(readable)} can be read")
+        yield ok(title, f"{', '.join(readable)} can be read")
         return
-    for sensor in found:
-        yield bad(
-            "notice" if subject.virtual else "problem",
-            f"energy sensor {sensor.name}",
-            f"closed: {sensor.reason}",
-            unmeasured("records have no joules; no speed changes"),
-            remedy=sensor.remedy if (sensor.remedy or "").startswith("sudo ") else None,
-            advice=None if (sensor.remedy or "").startswith("sudo ") else sensor.remedy,
-        )
+    remedies = list(dict.fromkeys(sensor.remedy for sensor in found if sensor.remedy))
+    commands = [remedy for remedy in remedies if remedy.startswith("sudo ")]
+    words = [remedy for remedy in remedies if remedy not in commands[:1]]
+    yield bad(
+        "notice" if subject.virtual and not commands else "problem",
+        title,
+        "; ".join(f"{sensor.name}: {sensor.reason}" for sensor in found),
+        unmeasured("records have no joules; no speed changes"),
+        remedy=commands[0] if commands else None,
+        advice=", or ".join(words) or None,
+        source=subject.roots.sys / "class/powercap",
+    )
 
 
 CHECKS = (sensors,)
