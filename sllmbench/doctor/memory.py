@@ -59,8 +59,7 @@ def free_memory(subject: Subject) -> Iterator[Finding]:
         title,
         found,
         unmeasured("it depends on the model's size"),
-        remedy="ps -eo pid,rss,comm --sort=-rss | head",
-        advice="end the processes that hold most, which the command lists",
+        advice="end the processes that hold most: ps -eo pid,rss,comm --sort=-rss | head",
         source=file,
     )
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     Check = Callable[[Subject], object]
 
+
 class Patient:
     """Files under a folder of the test's own; this process may run on four processors."""
 

@@ -343,9 +343,7 @@ def test_a_machine_of_files(
 @pytest.mark.parametrize(
     "check", [cpu.energy_preference, cpu.clock_limit, cpu.isolated, system.platform_profile]
 )
-def test_what_most_machines_lack_is_not_mentioned(
-    patient: Any, check: Callable[..., Any]
-) -> None:
+def test_what_most_machines_lack_is_not_mentioned(patient: Any, check: Callable[..., Any]) -> None:
     assert patient.examined(check) == []
 
 
