@@ -224,9 +224,16 @@ std::pair<std::string, std::string> multiply(const py::array& x, const PackedWei
     return {ran.kernel, ran.isa};
 }
 
+#ifdef __OPTIMIZE__
+constexpr bool kOptimized = true;
+#else
+constexpr bool kOptimized = false;
+#endif
+
 }  // namespace
 
 void bind_kernels(py::module_& module) {
+    module.attr("optimized") = kOptimized;
     py::class_<PackedWeights>(
         module, "PackedWeights",
         "A quantised [n, k] weight in panels of 32 rows, ready for every kernel of this build.")

@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 
 Arithmetic = Literal["exact", "int8"]
 
+optimized: bool
+"""Whether the compiler was told to optimise."""
+
 class PackedWeights:
     """A quantised [n, k] weight in panels of 32 rows, ready for every kernel of this build."""
 
