@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from sllmbench.measure.timing import median_interval
+from sllmbench.measure.statistics import median_interval
 from sllmbench.record import LayerKernel, Record, Samples
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from sllmbench.checkpoints.base import Progress, silent
 from sllmbench.errors import InputError
 from sllmbench.hardware import load
 from sllmbench.matmuls import resolve
-from sllmbench.measure.timing import median_interval
+from sllmbench.measure.statistics import median_interval
 from sllmbench.microbench.plan import Case, KernelPlan, make_plan
 from sllmbench.record import KernelRecord, MachineFacts
 from sllmbench.store import Store
