@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sllmbench.errors import InputError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
@@ -145,6 +147,8 @@ class KernelBenchmark:
         Raises:
             InputError: a number outside its range.
         """
+        if self.record is not None:
+            raise InputError("kernel_benchmark can only be used once in a test")
         call = partial(function, *args)
         if not self._benchmark.enabled:
             return call()

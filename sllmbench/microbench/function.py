@@ -15,10 +15,12 @@ from sllmbench.errors import InputError
 from sllmbench.hardware.roofs import PEAK_SECONDS, READ_SECONDS, WINDOWS
 from sllmbench.measure.energy import EnergyProbe
 from sllmbench.measure.sampling import LEAST_ROUNDS, evict_caches, sample
-from sllmbench.record import BenchmarkRecord, MachineFacts
+from sllmbench.record import BenchmarkRecord, Energy, MachineFacts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from sllmbench.measure.energy import EnergyWindow
 
 Peak = Literal["fp32", "int8"]
 
@@ -97,6 +99,8 @@ def benchmark_function(
     Raises:
         InputError: a number outside its range.
     """
+    if cache not in ("hot", "cold"):
+        raise InputError(f"cache must be hot or cold, not {cache!r}")
     synchronize = _torch_cuda_synchronize()
     function = call if synchronize is None else partial(_then, call, synchronize)
     with EnergyProbe() as energy:
@@ -130,7 +134,21 @@ def benchmark_function(
         gflops=None if work.flops is None else work.flops / series.median_ns,
         gbs=None if work.bytes is None else work.bytes / series.median_ns,
         **_roof(work, series.median_ns),
-        energy=energy.record(),
+        energy=_energy(energy),
+    )
+
+
+def _energy(window: EnergyWindow) -> Energy:
+    return Energy(
+        energy_j=window.energy_j,
+        above_idle_j=window.above_idle_j,
+        uncertainty_j=window.uncertainty_j,
+        j_per_token=None,
+        source=window.source,
+        update_period_ns=window.update_period_ns,
+        window_ns=window.window_ns,
+        windows_j=() if window.energy_j is None else (window.energy_j,),
+        reason=window.reason,
     )
 
 
