@@ -94,6 +94,7 @@ class InterferenceProbe:
     def processors(self) -> int: ...
 
 def evict(bytes: int) -> None: ...
+
 class CounterWindow:
     """A window over energy counters that only grow."""
 

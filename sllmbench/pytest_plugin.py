@@ -14,7 +14,7 @@ import pytest
 from sllmbench.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
 
     from sllmbench.compare import Comparison
     from sllmbench.microbench.function import Session
