@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sllmbench import _native, hardware, quantize
-from sllmbench.microbench.ab import ab_functions
+from sllmbench.ab.functions import ab_functions
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -40,7 +40,7 @@ FAST = ("--sllmbench-max-time=0.3", "--benchmark-max-time=0.1", "-p", "no:cachep
 
 @pytest.fixture
 def session(pytester: pytest.Pytester) -> Run:
-    """Runs pytest on a suite in a process of its own; the plugin is there because it is installed."""
+    """Runs pytest on a suite in a process of its own, which finds the installed plugin."""
 
     def run(*arguments: str, suite: str = SUITE) -> pytest.RunResult:
         pytester.makepyfile(test_suite=suite)

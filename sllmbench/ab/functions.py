@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from sllmbench.compare.verdict import Thresholds, Verdict, judge_rounds
 from sllmbench.errors import InputError
 from sllmbench.measure.interference import Watch
-from sllmbench.measure.sampling import InProcess, Limits, Rounds, open_clock
+from sllmbench.measure.sampling import ClockFacts, InProcess, Limits, Rounds, open_clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,6 +105,7 @@ class _Blocks:
         self._makers = makers
         self._random = random.Random(seed)
         self._clock = open_clock()
+        self._clock_facts = ClockFacts.of(self._clock)
         self._watch = Watch()
         self._kept: object = None
 
@@ -120,7 +121,7 @@ class _Blocks:
         }
         rounds = Rounds(candidates, Limits(BLOCK_ROUNDS), self._random)
         rounds.take()
-        series = [rounds.series(name, self._clock) for name in names]
+        series = [rounds.series(name, self._clock_facts) for name in names]
         medians = series[0].median_ns, series[1].median_ns
         disturbed = any(side.kept.disturbed for side in series)
         (self.disturbed if disturbed else self.quiet).append(medians)

@@ -1,0 +1,1 @@
+"""Two versions against each other in one run, taking turns."""
