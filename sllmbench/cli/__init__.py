@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from sllmbench.cli.commands import compare, kernel, machine, run
+from sllmbench.cli.commands import ab, compare, kernel, machine, run
 from sllmbench.errors import InputError
 
 app = typer.Typer(
@@ -63,6 +63,7 @@ def _options(
 app.command()(run.run)
 app.command()(kernel.kernel)
 app.command()(compare.compare)
+app.command()(ab.ab)
 app.command()(machine.machine)
 app.command()(machine.models)
 app.command("paths")(machine.list_paths)

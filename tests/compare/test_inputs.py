@@ -201,10 +201,10 @@ def test_benchmarks_on_one_side_are_named(write: Callable[..., str]) -> None:
 
 def test_unlike_machines_block_the_verdict_unless_forced(write: Callable[..., str]) -> None:
     sides = (
-        [write(saved([1.0] * 30 + [1.01] * 30), "a")],
+        [write(saved([1.0, 1.01] * 30), "a")],
         [
             write(
-                saved([2.0] * 30 + [2.01] * 30, release="7", cpu={"brand_raw": "B", "count": 2}),
+                saved([2.0, 2.01] * 30, release="7", cpu={"brand_raw": "B", "count": 2}),
                 "b",
             )
         ],
