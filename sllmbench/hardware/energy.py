@@ -180,19 +180,12 @@ def _hwmon_status(roots: Roots) -> SensorStatus:
 
 def _nvml_status() -> SensorStatus:
     name = "NVML"
-    gpus, reason = gpu.find()
+    _, reason = gpu.find()
     if reason is not None:
         return SensorStatus(
             name=name,
             available=False,
             reason=reason,
             remedy="install NVIDIA's driver, if there is a GPU; in a container, pass it in",
-        )
-    silent = [found.name for found in gpus if not found.has_energy_counter]
-    if silent:
-        return SensorStatus(
-            name=name,
-            available=False,
-            reason=f"{', '.join(silent)} has no energy counter (Volta and newer have)",
         )
     return SensorStatus(name=name, available=True)

@@ -17,9 +17,10 @@ from sllmbench.measure.sensors import (
     SensorError,
     gpu_indices,
 )
+from sllmbench.record import Energy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
     from types import TracebackType
 
     from sllmbench.measure.sensors import Part, Sensor
@@ -231,6 +232,43 @@ def measure_energy(call: Callable[[], T], probe: EnergyProbe) -> tuple[EnergyWin
             results.append(call())
     window.calls = len(results)
     return window, results
+
+
+def add_up(windows: Sequence[EnergyWindow], tokens_per_call: int) -> Energy:
+    """Add up the windows of a phase; one without a figure leaves the sum without one."""
+    missing = next((window.reason for window in windows if window.energy_j is None), None)
+    if missing is not None or not windows:
+        return Energy(
+            energy_j=None,
+            above_idle_j=None,
+            uncertainty_j=None,
+            j_per_token=None,
+            source=None,
+            update_period_ns=None,
+            window_ns=None,
+            reason=missing or "not measured",
+        )
+    energy_j = _total(window.energy_j for window in windows)
+    names = dict.fromkeys(name for window in windows for name in window.domains_j)
+    return Energy(
+        energy_j=energy_j,
+        above_idle_j=_total(window.above_idle_j for window in windows),
+        uncertainty_j=_total(window.uncertainty_j for window in windows),
+        j_per_token=energy_j
+        and energy_j / (tokens_per_call * sum(window.calls for window in windows)),
+        source=windows[-1].source,
+        update_period_ns=windows[-1].update_period_ns,
+        window_ns=sum(window.window_ns or 0 for window in windows),
+        windows_j=tuple(window.energy_j or 0.0 for window in windows),
+        domains_j={n: sum(w.domains_j.get(n, 0.0) for w in windows) for n in names},
+        idle_w=windows[-1].idle_w,
+        reason=None,
+    )
+
+
+def _total(values: Iterable[float | None]) -> float | None:
+    known = list(values)
+    return None if None in known else sum(value or 0.0 for value in known)
 
 
 def _synchronise(device: str) -> None:

@@ -54,6 +54,10 @@ class Watch:
         """Look no further back than the next start: others ran since the last stop on purpose."""
         self._past.clear()
 
+    def past_ns(self) -> int:
+        """How far back what comes in ticks is watched at this moment."""
+        return self._probe.take().at_ns - self._past[0].at_ns if self._past else 0
+
     def start(self) -> None:
         """Begin a window."""
         self._past.append(self._probe.take())
@@ -78,23 +82,25 @@ class Watch:
 
 
 def find_causes(what: Interference, processors: int, tick_ns: int) -> tuple[str, ...]:
-    """Say why a sample counts as disturbed; nothing where it does not."""
+    """Say why a sample counts as disturbed, as ``kind: how much``; nothing where it does not."""
     causes = []
     if what.wait_ns is not None and what.wait_ns > WAIT_SHARE * what.window_ns:
-        causes.append(f"its threads waited for a processor {_share(what.wait_ns, what.window_ns)}")
+        causes.append(
+            f"waiting for a processor: {_share(what.wait_ns, what.window_ns)} of the time"
+        )
     capacity_ns = processors * (what.tick_window_ns or what.window_ns)
     limit_ns = TICKS_TO_TELL * tick_ns
     foreign_ns = what.foreign_cpu_ns
     if foreign_ns is not None and foreign_ns > max(FOREIGN_SHARE * capacity_ns, limit_ns):
-        causes.append(f"other processes took {_share(foreign_ns, capacity_ns)} of the processors")
+        causes.append(f"other processes: {_share(foreign_ns, capacity_ns)} of the processors")
     if what.steal_ns is not None and what.steal_ns > max(STEAL_SHARE * capacity_ns, tick_ns):
-        causes.append(f"the host took {_share(what.steal_ns, capacity_ns)} of the processors")
+        causes.append(f"taken by the host: {_share(what.steal_ns, capacity_ns)} of the processors")
     if what.major_faults:
-        causes.append(f"{what.major_faults} pages were read from disk")
+        causes.append(f"pages read from disk: {what.major_faults}")
     if what.gpu is not None:
-        causes += [f"the GPU throttled: {reason}" for reason in what.gpu.throttle_reasons]
+        causes += [f"throttled GPU: {reason}" for reason in what.gpu.throttle_reasons]
         if what.gpu.foreign_processes:
-            causes.append(f"{what.gpu.foreign_processes} other processes were on the GPU")
+            causes.append(f"other processes on the GPU: {what.gpu.foreign_processes}")
     return tuple(causes)
 
 
@@ -107,7 +113,7 @@ def compare_clocks(series: Sequence[Interference]) -> tuple[Interference, ...]:
             update={
                 "causes": (
                     *what.causes,
-                    f"the core ran at {what.core_hz / 1e9:.2f} GHz, {usual / 1e9:.2f} is usual",
+                    f"slow core: {what.core_hz / 1e9:.2f} GHz, {usual / 1e9:.2f} in most samples",
                 )
             }
         )

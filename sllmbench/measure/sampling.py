@@ -6,19 +6,18 @@ import gc
 import math
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from sllmbench import _native
 from sllmbench.errors import InputError
-from sllmbench.measure.interference import Kept, Watch, compare_clocks, keep
+from sllmbench.measure.interference import TICK_WINDOW_NS, Kept, Watch, compare_clocks, keep
 from sllmbench.measure.statistics import LARGEST_DRIFT_WINDOW, drifts, half_width
 from sllmbench.record import Interference, Interval, Sampling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from typing import Literal
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from sllmbench.measure.interference import GpuProbe
 
@@ -36,7 +35,6 @@ _COLD_CALLS = 8
 """In a sample at most, where something is done before every call."""
 _WARM_UP_SHARE = 0.25
 """Of the time that is allowed, for samples that are thrown away."""
-_WARM_UP_ROUNDS = 100
 _CHECK_GROWTH = 1.1
 """How much longer the series is from one look at the interval to the next: each look is a chance to
 stop on an interval that is narrow by luck."""
@@ -48,12 +46,34 @@ class Turn:
 
     Attributes:
         ns: a call's time.
-        calls: how many were timed.
+        calls: how many, or how many batches of them, were timed.
     """
 
     ns: float
     calls: int
     interference: Interference
+
+
+@dataclass(frozen=True)
+class ClockFacts:
+    """The fields of a :class:`Sampling` that say what the clock is."""
+
+    clock: Literal["monotonic", "tsc", "cuda_event"]
+    clock_cost_ns: float
+    clock_resolution_ns: float | None
+    clock_rate_uncertainty: float | None
+    call_cost_ns: float | None
+
+    @classmethod
+    def of(cls, clock: _native.Clock) -> ClockFacts:
+        """Measure what calls cost; the rest the clock has measured when it was made."""
+        return cls(
+            clock.name,
+            clock.cost_ns,
+            clock.resolution_ns,
+            clock.rate_uncertainty,
+            clock.call_cost_ns(),
+        )
 
 
 class Candidate(Protocol):
@@ -132,7 +152,8 @@ class Rounds:
     Attributes:
         turns: of each candidate that still runs, round by round.
         warm_up: rounds that were thrown away.
-        warm: whether what is left did not drift at its beginning; None where that cannot be told.
+        warm: of each candidate, whether what is left did not drift at its beginning; None where too
+            few undisturbed samples tell.
         stopped_by: ``interrupt`` until another reason is reached.
     """
 
@@ -146,13 +167,14 @@ class Rounds:
         """Prepare; ``turns`` draws the orders and ``now`` tells seconds."""
         self.turns: dict[str, list[Turn]] = {name: [] for name in candidates}
         self.warm_up = 0
-        self.warm: bool | None = None
+        self.warm: dict[str, bool | None] = dict.fromkeys(candidates)
         self.stopped_by: Stopped = "interrupt"
         self._candidates = candidates
         self._limits = limits
         self._random = turns
         self._now = now
         self._next_look = limits.rounds
+        self._settled = False
 
     def take(self) -> None:
         """Take rounds until a limit is reached or no candidate is left."""
@@ -166,7 +188,7 @@ class Rounds:
                 self.stopped_by = stopped
                 return
 
-    def series(self, name: str, clock: _native.Clock) -> Series:
+    def series(self, name: str, clock: ClockFacts) -> Series:
         """What the candidate's turns say; it has taken one at least."""
         turns = self.turns[name]
         samples_ns = tuple(turn.ns for turn in turns)
@@ -177,21 +199,17 @@ class Rounds:
             samples_ns=samples_ns,
             calls_per_sample=tuple(turn.calls for turn in turns),
             interference=interference,
-            sampling=self.sampling(interval, clock),
+            sampling=self.sampling(name, interval, clock),
             kept=kept,
             interval=interval,
         )
 
-    def sampling(self, interval: Interval, clock: _native.Clock) -> Sampling:
-        """How the samples of such an interval were taken."""
+    def sampling(self, name: str, interval: Interval, clock: ClockFacts) -> Sampling:
+        """How the candidate's samples, of such an interval, were taken."""
         return Sampling(
-            clock=clock.name,
-            clock_cost_ns=clock.cost_ns,
-            clock_resolution_ns=clock.resolution_ns,
-            clock_rate_uncertainty=clock.rate_uncertainty,
-            call_cost_ns=clock.call_cost_ns(),
+            **asdict(clock),
             warm_up_samples=self.warm_up,
-            warm=self.warm,
+            warm=self.warm[name],
             precision_asked=self._limits.precision,
             precision_reached=half_width(interval),
             stopped_by=self.stopped_by,
@@ -213,25 +231,25 @@ class Rounds:
 
         So the rounds that show that the candidates are warm are samples already.
         """
-        begun = 2 * LARGEST_DRIFT_WINDOW
-        if self.warm or self._taken() > begun:
+        begun, limits = 2 * LARGEST_DRIFT_WINDOW, self._limits
+        if self._settled or self._taken() > begun:
             return
-        drift = [drifts([turn.ns for turn in turns[:begun]]) for turns in self.turns.values()]
-        self.warm = None if None in drift else not any(drift)
-        limits = self._limits
-        if self.warm or self._taken() < begun or limits.max_seconds is None:
+        self.warm = {name: _is_warm(turns[:begun]) for name, turns in self.turns.items()}
+        if limits.precision is None or self._taken() < begun:
             return
-        in_time = elapsed < _WARM_UP_SHARE * limits.max_seconds
-        if limits.precision is not None and in_time and self.warm_up < _WARM_UP_ROUNDS:
-            self.warm_up += 1
-            for turns in self.turns.values():
-                del turns[0]
+        late = elapsed >= _WARM_UP_SHARE * (limits.max_seconds or math.inf)
+        if all(self.warm.values()) or late:
+            self._settled = True
+            return
+        self.warm_up += 1
+        for turns in self.turns.values():
+            del turns[0]
 
     def _stop(self, elapsed: float) -> Stopped | None:
         limits, taken = self._limits, self._taken()
         if limits.precision is None and taken >= limits.rounds:
             return "rounds"
-        if limits.precision is not None and taken >= max(self._next_look, LEAST_ROUNDS):
+        if limits.precision is not None and self._settled and taken >= self._next_look:
             self._next_look = math.ceil(_CHECK_GROWTH * taken)
             if all(self._is_narrow(turns, limits.precision) for turns in self.turns.values()):
                 return "precision"
@@ -244,6 +262,11 @@ class Rounds:
         kept = keep(compare_clocks([turn.interference for turn in turns]))
         width = half_width(kept.interval([turn.ns for turn in turns]))
         return width is not None and width <= precision
+
+
+def _is_warm(turns: Sequence[Turn]) -> bool | None:
+    drift = drifts([turn.ns for turn in turns if not turn.interference.causes])
+    return None if drift is None else not drift
 
 
 class InProcess:
@@ -350,13 +373,30 @@ def sample(
     limits = Limits(rounds, precision, max_seconds)
     chosen = open_clock(clock)
     watch = Watch(gpu=gpu)
+    watch.start()
     candidates = {
         name: InProcess(function, chosen, watch, sample_seconds=sample_seconds, between=between)
         for name, function in functions.items()
     }
     taken = Rounds(candidates, limits, random.Random(seed))
+    taken.warm_up = _look_around(candidates.values(), watch)
     taken.take()
-    return {name: taken.series(name, chosen) for name in functions}
+    facts = ClockFacts.of(chosen)
+    return {name: taken.series(name, facts) for name in functions}
+
+
+def _look_around(candidates: Iterable[Candidate], watch: Watch) -> int:
+    """Take rounds that do not count until even the first sample has a past to be judged by.
+
+    Without one a burning process would not be told of a series that is shorter than a few ticks.
+    """
+    rounds = 0
+    listed = list(candidates)
+    while listed and watch.past_ns() < TICK_WINDOW_NS:
+        for candidate in listed:
+            candidate.turn()
+        rounds += 1
+    return rounds
 
 
 @lru_cache

@@ -41,7 +41,7 @@ class Interference(Frozen):
     temperature_c: float | None
     gpu: GpuState | None = None
     causes: tuple[str, ...]
-    """Why the sample counts as disturbed; empty where it does not."""
+    """Why the sample counts as disturbed, as ``kind: how much``; empty where it does not."""
 
 
 class Sampling(Frozen):

@@ -14,11 +14,19 @@ import pytest
 
 import sllmbench
 from sllmbench import _native
+from sllmbench.checkpoints.base import silent
 from sllmbench.errors import InputError
 from sllmbench.hardware.counters import hwmon_counters, perf_counters, powercap_counters
 from sllmbench.hardware.energy import cpu_sensor, energy_sensors, powercap_status
-from sllmbench.measure.energy import LEAST_UPDATES, EnergyProbe, EnergyWindow, measure_energy
+from sllmbench.measure.energy import (
+    LEAST_UPDATES,
+    EnergyProbe,
+    EnergyWindow,
+    add_up,
+    measure_energy,
+)
 from sllmbench.measure.sensors import UPDATE_NS
+from sllmbench.trial import _Child
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -407,6 +415,45 @@ def test_a_short_call_is_repeated_until_the_window_is_long_enough(
     assert results == list(range(len(results)))
     slow, _ = measure_energy(lambda: time.sleep(0.03), probe)
     assert slow.calls == 1
+
+
+def test_windows_add_up_to_a_phase(roots: Roots, power_w: list[float]) -> None:
+    probe = EnergyProbe(idle_s=0.1, roots=roots)
+    windows = [measure_energy(lambda: time.sleep(0.004), probe)[0] for _ in range(3)]
+    energy = add_up(windows, tokens_per_call=5)
+    joules = [window.energy_j for window in windows]
+    assert energy.energy_j == pytest.approx(sum(joules))
+    assert energy.windows_j == tuple(joules)
+    calls = sum(window.calls for window in windows)
+    assert calls > 3
+    assert energy.j_per_token == pytest.approx(energy.energy_j / (5 * calls))
+    assert energy.window_ns == sum(window.window_ns for window in windows)
+    assert energy.uncertainty_j == pytest.approx(sum(window.uncertainty_j for window in windows))
+    assert energy.above_idle_j == pytest.approx(
+        energy.energy_j - energy.idle_w * energy.window_ns / 1e9
+    )
+    assert energy.domains_j == pytest.approx({"package-0": energy.energy_j})
+    assert energy.reason is None
+    broken = add_up([*windows, EnergyWindow(reason="it broke")], tokens_per_call=5)
+    assert (broken.energy_j, broken.j_per_token, broken.reason) == (None, None, "it broke")
+    assert broken.windows_j == ()
+
+
+def test_a_trial_tells_joules_of_prefill_and_decode(
+    roots: Roots, power_w: list[float], tiny_llama: Path
+) -> None:
+    child = _Child(silent)
+    child.load(str(tiny_llama), "fp32", "int8", 1, [1, 2, 3, 4])
+    child._probe = EnergyProbe(idle_s=0, roots=roots)
+    reply = child.time(3)
+    prefill, decode = (EnergyWindow(**reply[f"{phase}_energy"]) for phase in ("prefill", "decode"))
+    for window in (prefill, decode):
+        assert window.reason is None
+        assert window.energy_j is not None
+        assert window.window_ns is not None
+        assert window.window_ns >= LEAST_UPDATES * UPDATE_NS
+    assert prefill.calls > 1  # four tokens of so small a model take a millisecond or two
+    assert reply["decode_ns"] < decode.window_ns / decode.calls * 10
 
 
 def test_without_sensors_a_call_is_made_once(roots: Roots) -> None:

@@ -15,6 +15,7 @@ from sllmbench import _native
 from sllmbench.errors import InputError
 from sllmbench.measure.interference import Watch
 from sllmbench.measure.sampling import (
+    ClockFacts,
     InProcess,
     Limits,
     Rounds,
@@ -41,6 +42,7 @@ QUIET = Interference(
     temperature_c=None,
     causes=(),
 )
+CLOCK = ClockFacts("monotonic", 25.0, 20.0, 0.0, 6.0)
 DISTURBED = QUIET.model_copy(update={"causes": ("another",)})
 
 
@@ -97,7 +99,7 @@ def test_fixed_rounds_are_all_kept_and_said_to_drift() -> None:
     rounds.take()
     assert rounds.stopped_by == "rounds"
     assert [turn.ns for turn in rounds.turns["a"]] == [200.0 - i for i in range(20)]
-    assert (rounds.warm, rounds.warm_up) == (False, 0)
+    assert (rounds.warm["a"], rounds.warm["b"], rounds.warm_up) == (False, True, 0)
 
 
 @pytest.mark.parametrize(("n", "warm"), [(5, None), (7, None), (9, True), (30, True)])
@@ -105,7 +107,7 @@ def test_few_rounds_cannot_tell_whether_they_are_warm(n: int, warm: bool | None)
     steady = iter([100.0, 101.0, 99.0, 100.5] * 10)
     rounds = Script(a=steady).rounds(Limits(n))
     rounds.take()
-    assert rounds.warm is warm
+    assert rounds.warm["a"] is warm
 
 
 def test_a_precision_stops_as_soon_as_every_median_is_known_so_well() -> None:
@@ -113,8 +115,8 @@ def test_a_precision_stops_as_soon_as_every_median_is_known_so_well() -> None:
     rounds = script.rounds(Limits(6, precision=0.01, max_seconds=1e6))
     rounds.take()
     assert rounds.stopped_by == "precision"
-    assert rounds.warm is True
-    series = {name: rounds.series(name, open_clock("monotonic")) for name in script.candidates}
+    assert all(rounds.warm.values())
+    series = {name: rounds.series(name, CLOCK) for name in script.candidates}
     for each in series.values():
         assert each.sampling.precision_reached is not None
         assert each.sampling.precision_reached <= 0.01
@@ -130,7 +132,7 @@ def test_time_that_is_up_is_said() -> None:
     rounds.take()
     assert rounds.stopped_by == "time"
     assert 1.0 <= script.now < 1.02
-    series = rounds.series("a", open_clock("monotonic"))
+    series = rounds.series("a", CLOCK)
     assert series.sampling.precision_reached is not None
     assert series.sampling.precision_reached > 0.001
 
@@ -140,7 +142,7 @@ def test_cold_rounds_are_thrown_away_for_all_and_warm_ones_are_samples_already()
     script = Script(cold=after(cold, noise(100, 0.01, 6)), warm=noise(50, 0.01, 7))
     rounds = script.rounds(Limits(6, precision=0.02, max_seconds=100))
     rounds.take()
-    assert rounds.warm is True
+    assert all(rounds.warm.values())
     assert 4 <= rounds.warm_up <= 12
     assert max(turn.ns for turn in rounds.turns["cold"]) < 180
     assert len(rounds.turns["cold"]) == len(rounds.turns["warm"])
@@ -151,9 +153,27 @@ def test_what_never_settles_is_kept_and_said() -> None:
     script = Script(a=(1e6 * 0.99**i for i in range(10**6)))
     rounds = script.rounds(Limits(6, precision=0.0001, max_seconds=2.0))
     rounds.take()
-    assert rounds.warm is False
+    assert rounds.warm["a"] is False
     assert rounds.stopped_by == "time"
     assert 0.2 < rounds.warm_up * 0.01 <= 0.5
+
+
+def test_a_disturbed_beginning_says_nothing_of_warmth_and_is_thrown_away() -> None:
+    rng = np.random.default_rng(8)
+
+    class Part:
+        turns = 0
+
+        def turn(self) -> Turn:
+            self.turns += 1
+            disturbed = self.turns <= 9 and self.turns % 3
+            return Turn(100 + rng.normal(), 1, DISTURBED if disturbed else QUIET)
+
+    rounds = Rounds({"a": Part()}, Limits(6, 0.02, 100), random.Random(0), lambda: 0.0)
+    rounds.take()
+    assert rounds.warm["a"] is True
+    assert rounds.warm_up == 2  # then eight of twelve are undisturbed
+    assert rounds.stopped_by == "precision"
 
 
 def test_a_candidate_that_fails_is_out_and_the_others_go_on() -> None:
@@ -187,7 +207,7 @@ def test_disturbed_samples_stay_and_the_median_is_of_the_others() -> None:
         Turn(900.0 if i % 3 == 0 else 100.0 + i, 5, DISTURBED if i % 3 == 0 else QUIET)
         for i in range(12)
     ]
-    series = rounds.series("a", open_clock("monotonic"))
+    series = rounds.series("a", CLOCK)
     assert len(series.samples_ns) == 12
     assert series.kept.n_disturbed == 4
     assert series.median_ns == 106.0
@@ -202,7 +222,7 @@ def test_stopping_early_leaves_the_interval_its_coverage() -> None:
         script = Script(a=noise(100, 0.03, 1000 + seed))
         rounds = script.rounds(Limits(6, precision=0.01, max_seconds=1e6))
         rounds.take()
-        low, high = rounds.series("a", open_clock("monotonic")).ci95_ns or (0.0, 0.0)
+        low, high = rounds.series("a", CLOCK).ci95_ns or (0.0, 0.0)
         covered += low <= 100 <= high
     assert covered / runs > 0.91
 
