@@ -109,7 +109,8 @@ def _measure(
     if revisions:
         if len(revisions) != 2:
             raise InputError("--rev must be given twice: the base's commit and the new one")
-        wanted = Revisions(*revisions, commands, tests_from, build_command)
+        base, new = revisions
+        wanted = Revisions(base, new, commands, tests_from, build_command)
         return turns.ab_revisions(wanted, limits, progress)
     if tests_from is not None or build_command is not None:
         raise InputError("--tests-from and --build-command belong to --rev")
@@ -117,7 +118,8 @@ def _measure(
         raise InputError(
             f"{len(commands)} commands; ab compares two, each in quotes, or two commits with --rev"
         )
-    return turns.ab_commands(*commands, limits, progress)
+    first, second = commands
+    return turns.ab_commands(first, second, limits, progress)
 
 
 def _write_json(found: AbResult) -> None:
