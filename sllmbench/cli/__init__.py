@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from sllmbench.cli.commands import ab, compare, kernel, machine, run
+from sllmbench.cli.commands import ab, compare, doctor, kernel, machine, run
 from sllmbench.errors import InputError
 
 app = typer.Typer(
@@ -65,5 +65,6 @@ app.command()(kernel.kernel)
 app.command()(compare.compare)
 app.command()(ab.ab)
 app.command()(machine.machine)
+app.command()(doctor.doctor)
 app.command()(machine.models)
 app.command("paths")(machine.list_paths)

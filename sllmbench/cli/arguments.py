@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
+from pathlib import Path  # noqa: TC003  (typer reads it at run time)
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
     from sllmbench.compare import Thresholds
 
 INTERRUPTED = 130
+
+StoreOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--store", help="SQLite file for the records.", show_default="in your data folder"
+    ),
+]
 
 
 class Output(StrEnum):

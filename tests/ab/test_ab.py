@@ -175,10 +175,9 @@ def test_bad_input_is_one_line(
 
 def test_an_interrupted_command_leaves_no_process(tmp_path: Path) -> None:
     mark = tmp_path / "pid"
-    command = f"import sys; sys.argv = ['sllmbench', 'ab', {f'echo $$ > {mark}; sleep 60; true'!r}, 'true']"
-    child = subprocess.Popen(
-        [sys.executable, "-c", f"{command}\nfrom sllmbench import cli\ncli.main()"]
-    )
+    slow = f"echo $$ > {mark}; sleep 60; true"
+    script = f"import sys; from sllmbench import cli; sys.argv = ['x', 'ab', {slow!r}, 'true']"
+    child = subprocess.Popen([sys.executable, "-c", f"{script}; cli.main()"])
     while not (mark.exists() and mark.read_text().strip()):
         time.sleep(0.05)
     child.send_signal(signal.SIGINT)
@@ -240,7 +239,8 @@ def test_revisions(repository: Path, sllmbench: Sllmbench, monkeypatch: pytest.M
 
 def test_a_build_with_pip(repository: Path) -> None:
     (repository / "tests" / "test_tiny.py").write_text(TESTS.replace("tiny.work)", "tiny.missing)"))
-    command = f"{sys.executable} -m pip install -q --no-build-isolation --no-deps --target $SLLMBENCH_TARGET ."
+    options = "-q --no-build-isolation --no-deps --target $SLLMBENCH_TARGET"
+    command = f"{sys.executable} -m pip install {options} ."
     wanted = Revisions("HEAD~1", "HEAD", FAST, build_command=command)
     found = ab_revisions(wanted, Limits(max_time_s=0.1), folder=repository)
     assert found.stopped_by == "time"
