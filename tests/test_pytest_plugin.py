@@ -34,6 +34,11 @@ def test_product(kernel_benchmark):
 def test_theirs(benchmark):
     assert benchmark(product) == 42
 """
+QUIET = """
+# A busy machine would be a reason to say that it cannot be told.
+from sllmbench.measure import interference
+interference.find_causes = lambda *_: ()
+"""
 COMPARE = "from pytest_benchmark.cli import main; main()"
 FAST = ("--sllmbench-max-time=0.3", "--benchmark-max-time=0.1", "-p", "no:cacheprovider")
 
@@ -41,6 +46,8 @@ FAST = ("--sllmbench-max-time=0.3", "--benchmark-max-time=0.1", "-p", "no:cachep
 @pytest.fixture
 def session(pytester: pytest.Pytester) -> Run:
     """Runs pytest on a suite in a process of its own, which finds the installed plugin."""
+
+    pytester.makeconftest(QUIET)
 
     def run(*arguments: str, suite: str = SUITE) -> pytest.RunResult:
         pytester.makepyfile(test_suite=suite)

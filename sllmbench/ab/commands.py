@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from sllmbench.ab.rounds import AbResult, Limits, take_turns
+from sllmbench.ab.rounds import TurnsResult, Limits, take_turns
 from sllmbench.errors import InputError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Command:
 
 def ab_commands(
     base: str, new: str, limits: Limits, tell: Tell = lambda what, fraction: None
-) -> AbResult:
+) -> TurnsResult:
     """Compare two shell commands.
 
     Raises:

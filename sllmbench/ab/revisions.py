@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sllmbench.ab.rounds import AbResult, Limits, take_turns
+from sllmbench.ab.rounds import TurnsResult, Limits, take_turns
 from sllmbench.compare.inputs import read_file
 from sllmbench.errors import InputError
 
@@ -56,7 +56,7 @@ def ab_revisions(
     limits: Limits,
     tell: Tell = lambda what, fraction: None,
     folder: Path | None = None,
-) -> AbResult:
+) -> TurnsResult:
     """Compare the benchmarks of two revisions of the repository that ``folder`` lies in.
 
     Raises:

@@ -48,7 +48,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class AbResult:
+class TurnsResult:
     """What the rounds gave.
 
     Attributes:
@@ -78,7 +78,7 @@ def take_turns(
     labels: tuple[str, str],
     notes: tuple[str, ...] = (),
     tell: Tell = lambda what, fraction: None,
-) -> AbResult:
+) -> TurnsResult:
     """Give each candidate one turn that does not count, then rounds until ``limits`` are met.
 
     An interrupt ends the rounds; those that were completed are judged.
@@ -104,7 +104,7 @@ def take_turns(
         f" {limits.max_time_s:.3g} s",
         "interrupt": f"interrupted after {len(rounds.base_first)} rounds",
     }[stopped_by]
-    return AbResult(
+    return TurnsResult(
         comparison=Comparison(
             base=labels[0],
             new=labels[1],

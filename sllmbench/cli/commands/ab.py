@@ -23,7 +23,7 @@ from sllmbench.cli.commands.compare import write
 from sllmbench.errors import InputError
 
 if TYPE_CHECKING:
-    from sllmbench.ab import AbResult, Limits
+    from sllmbench.ab.rounds import TurnsResult, Limits
     from sllmbench.checkpoints.base import Progress
 
 
@@ -67,13 +67,13 @@ def ab(
     ] = Listing.TABLE,
 ) -> None:
     """Let two commands, or two commits' benchmarks, take turns; exit codes as `compare`."""
-    from sllmbench import ab as turns
+    from sllmbench.ab.rounds import Limits
     from sllmbench.compare import exit_code
 
     seconds = (600.0 if rev else 120.0) if max_time is None else max_time
     if not seconds > 0:
         raise InputError(f"--max-time must be above 0, not {max_time:g}")
-    limits = turns.Limits(
+    limits = Limits(
         precision=fraction("--precision", precision),
         max_time_s=seconds,
         thresholds=thresholds_of(threshold),
@@ -102,25 +102,27 @@ def _measure(
     build_command: str | None,
     limits: Limits,
     progress: Progress,
-) -> AbResult:
-    from sllmbench import ab as turns
-    from sllmbench.ab.revisions import Revisions
+) -> TurnsResult:
+    from sllmbench.ab.commands import ab_commands
+    from sllmbench.ab.revisions import Revisions, ab_revisions
 
     if revisions:
         if len(revisions) != 2:
             raise InputError("--rev must be given twice: the base's commit and the new one")
-        wanted = Revisions(*revisions, commands, tests_from, build_command)
-        return turns.ab_revisions(wanted, limits, progress)
+        base, new = revisions
+        wanted = Revisions(base, new, commands, tests_from, build_command)
+        return ab_revisions(wanted, limits, progress)
     if tests_from is not None or build_command is not None:
         raise InputError("--tests-from and --build-command belong to --rev")
     if len(commands) != 2:
         raise InputError(
             f"{len(commands)} commands; ab compares two, each in quotes, or two commits with --rev"
         )
-    return turns.ab_commands(*commands, limits, progress)
+    first, second = commands
+    return ab_commands(first, second, limits, progress)
 
 
-def _write_json(found: AbResult) -> None:
+def _write_json(found: TurnsResult) -> None:
     from sllmbench.report import verdicts
 
     whole = json.loads(verdicts.json(found.comparison))

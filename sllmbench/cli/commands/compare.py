@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path  # noqa: TC003  (typer reads it at run time)
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sllmbench.cli.arguments import Alpha, Listing, Threshold, alpha_of, thresholds_of
+from sllmbench.cli.arguments import Alpha, Listing, StoreOption, Threshold, alpha_of, thresholds_of
 from sllmbench.cli.display import show
 
 if TYPE_CHECKING:
@@ -29,10 +29,7 @@ def compare(
     force: Annotated[
         bool, typer.Option("--force", help="Compare although hardware, threads or such differ.")
     ] = False,
-    store: Annotated[
-        Path | None,
-        typer.Option(help="SQLite file of the records.", show_default="in your data folder"),
-    ] = None,
+    store: StoreOption = None,
     output: Annotated[
         Listing, typer.Option("-o", "--output", help="What to write to stdout.")
     ] = Listing.TABLE,
@@ -65,8 +62,6 @@ def write(found: Comparison, output: Listing) -> None:
 
 
 def _parts(text: str) -> list[str]:
-    from pathlib import Path
-
     if Path(text).exists():  # a file's name may hold a comma
         return [text]
     return [part.strip() for part in text.split(",")]
