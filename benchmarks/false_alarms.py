@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sllmbench import _native, hardware, quantize
-from sllmbench.ab import Limits, ab_functions
+from sllmbench.ab.functions import ab_functions
+from sllmbench.ab.rounds import Limits
 from sllmbench.compare import Thresholds
 
 if TYPE_CHECKING:

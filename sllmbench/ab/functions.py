@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING
 
-from sllmbench.ab.rounds import AbResult, Limits, take_turns
+from sllmbench.ab.rounds import Limits, TurnsResult, take_turns
 from sllmbench.measure.interference import Watch
 from sllmbench.measure.sampling import InProcess, open_clock
 
@@ -27,7 +27,7 @@ MOST_SAMPLES = 25
 
 def ab_functions(
     name: str, make_base: Maker, make_new: Maker, limits: Limits | None = None
-) -> AbResult:
+) -> TurnsResult:
     """Decide which of two functions is faster.
 
     Args:
@@ -56,7 +56,8 @@ class _Turn:
         # The last turn's operands are let go of only now, so that these lie elsewhere.
         self._kept = function
         timed = InProcess(function, open_clock(), self._watch)
-        samples, quiet = [], []
+        samples: list[float] = []
+        quiet: list[float] = []
         while len(quiet) < SAMPLES and len(samples) < MOST_SAMPLES:
             turn = timed.turn()
             samples.append(turn.ns)
