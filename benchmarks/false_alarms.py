@@ -30,7 +30,7 @@ from sllmbench.compare import Thresholds
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-N, K = 6400, 2048  # 200 panels of 32 rows, so that 2% and 5% more are whole panels too
+N, K, M = 3200, 512, 12  # 100 panels of 32 rows, so that 2% and 5% more are whole panels too
 BURST_SECONDS = (0.01, 1.0)
 """Log-uniform; as long as it burns it rests, on average."""
 
@@ -107,7 +107,7 @@ def maker(rows: int) -> Callable[[], Callable[[], object]]:
     weight = quantize(rng.standard_normal((rows, K), np.float32), "int4-g128")
 
     def make() -> Callable[[], object]:
-        x, out = rng.standard_normal((1, K), np.float32), np.empty((1, rows), np.float32)
+        x, out = rng.standard_normal((M, K), np.float32), np.empty((M, rows), np.float32)
         return partial(_native.matmul, x, replace(weight).native, out, threads=1)
 
     return make
