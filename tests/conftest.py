@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+
+@pytest.fixture(scope="session", autouse=True)
+def users_data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Not the real one: what tests measure is no part of the user's history."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("data")
+        patch.setenv("XDG_DATA_HOME", str(folder))
+        yield folder
 
 
 def _save_llama(folder: Path, *, tied: bool = True, bias: bool = False, hidden: int = 96) -> Path:

@@ -266,3 +266,55 @@ int nvmlDeviceGetComputeRunningProcesses_v3(Gpu* gpu, unsigned* count, Process* 
     }
     return SUCCESS;
 }
+
+/* Settings: persistence, ecc, ecc_pending, limit_mw, default_limit_mw, app_mhz, default_app_mhz,
+ * compute_mode. */
+int nvmlDeviceGetPersistenceMode(Gpu* gpu, int* mode) {
+    int code = ready(gpu, "nvmlDeviceGetPersistenceMode");
+    if (!code) *mode = (int)number(gpu, "persistence", 1);
+    return code;
+}
+
+int nvmlDeviceGetEccMode(Gpu* gpu, int* current, int* pending) {
+    int code = ready(gpu, "nvmlDeviceGetEccMode");
+    if (code) return code;
+    *current = (int)number(gpu, "ecc", 0);
+    *pending = (int)number(gpu, "ecc_pending", *current);
+    return SUCCESS;
+}
+
+int nvmlDeviceGetEnforcedPowerLimit(Gpu* gpu, unsigned* milliwatts) {
+    int code = ready(gpu, "nvmlDeviceGetEnforcedPowerLimit");
+    if (!code) *milliwatts = (unsigned)number(gpu, "limit_mw", 70000);
+    return code;
+}
+
+int nvmlDeviceGetPowerManagementDefaultLimit(Gpu* gpu, unsigned* milliwatts) {
+    int code = ready(gpu, "nvmlDeviceGetPowerManagementDefaultLimit");
+    if (!code) *milliwatts = (unsigned)number(gpu, "default_limit_mw", 70000);
+    return code;
+}
+
+int nvmlDeviceGetApplicationsClock(Gpu* gpu, int kind, unsigned* mhz) {
+    int code = ready(gpu, "nvmlDeviceGetApplicationsClock");
+    if (!code) *mhz = kind == 1 ? (unsigned)number(gpu, "app_mhz", 585) : 5001;
+    return code;
+}
+
+int nvmlDeviceGetDefaultApplicationsClock(Gpu* gpu, int kind, unsigned* mhz) {
+    int code = ready(gpu, "nvmlDeviceGetDefaultApplicationsClock");
+    if (!code) *mhz = kind == 1 ? (unsigned)number(gpu, "default_app_mhz", 585) : 5001;
+    return code;
+}
+
+int nvmlDeviceGetMaxClockInfo(Gpu* gpu, int kind, unsigned* mhz) {
+    int code = ready(gpu, "nvmlDeviceGetMaxClockInfo");
+    if (!code) *mhz = kind == 1 ? 1590 : 5001;
+    return code;
+}
+
+int nvmlDeviceGetComputeMode(Gpu* gpu, int* mode) {
+    int code = ready(gpu, "nvmlDeviceGetComputeMode");
+    if (!code) *mode = (int)number(gpu, "compute_mode", 0);
+    return code;
+}

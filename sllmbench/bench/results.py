@@ -8,7 +8,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from sllmbench.measure.energy import EnergyWindow, add_up
-from sllmbench.measure.timing import median_interval
+from sllmbench.measure.statistics import median_interval
 from sllmbench.record import LayerKernel, PhaseMemory, Record, Samples
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from sllmbench.cli.commands import kernel, machine, run
+from sllmbench.cli.commands import doctor, kernel, machine, run
 from sllmbench.errors import InputError
 
 app = typer.Typer(
@@ -62,5 +62,6 @@ def _options(
 app.command()(run.run)
 app.command()(kernel.kernel)
 app.command()(machine.machine)
+app.command()(doctor.doctor)
 app.command()(machine.models)
 app.command("paths")(machine.list_paths)

@@ -83,7 +83,7 @@ def powercap_status(roots: Roots = SYSTEM) -> SensorStatus:
             remedy = "docker run --security-opt systempaths=unconfined, or measure on the host"
         else:
             reason = "no package domain in /sys/class/powercap"
-            remedy = "sudo modprobe intel_rapl_msr (AMD's counters too)"
+            remedy = "sudo modprobe intel_rapl_msr  # AMD's counters too"
         return SensorStatus(name=name, available=False, reason=reason, remedy=remedy)
     closed, command = _unreadable(counters)
     unknown = [counter for counter in counters if counter.range_uj is None]

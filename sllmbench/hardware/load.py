@@ -12,8 +12,8 @@ from sllmbench.hardware.roots import SYSTEM, Roots, read_text
 
 BUSY_PROCESS_PERCENT = 5.0
 """Processes below this share of one processor are not named."""
-_NOTABLE_CPU_PERCENT = 20.0
-_NOTABLE_STEAL_PERCENT = 1.0
+NOTABLE_CPU_PERCENT = 20.0
+NOTABLE_STEAL_PERCENT = 1.0
 
 
 class ForeignProcess(BaseModel):
@@ -76,9 +76,9 @@ def disturbances() -> tuple[str, ...]:
     found = [
         f"{process.name} (process {process.pid}) took {process.cpu_percent:.0f}% CPU"
         for process in now.processes
-        if process.cpu_percent >= _NOTABLE_CPU_PERCENT
+        if process.cpu_percent >= NOTABLE_CPU_PERCENT
     ]
-    if (now.steal_percent or 0) >= _NOTABLE_STEAL_PERCENT:
+    if (now.steal_percent or 0) >= NOTABLE_STEAL_PERCENT:
         found.append(f"the host took {now.steal_percent:.0f}% of the processors")
     return tuple(found)
 

@@ -1,28 +1,20 @@
-"""Times of prefill and decode on the CPU, and the median's interval.
-
-torch and transformers are imported where they are used: the interval is also for processes that
-never load a model.
-"""
+"""Times of prefill and decode on the CPU."""
 
 from __future__ import annotations
 
 import gc
 import inspect
 import itertools
-import math
-import statistics
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal
 
 from sllmbench.errors import InputError
 from sllmbench.measure.checks import require_cpu, require_positions
-from sllmbench.record import Interval
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     import torch
     from transformers import PreTrainedModel
@@ -119,42 +111,6 @@ def warm_up(model: PreTrainedModel, prompt_ids: torch.Tensor, n_gen: int) -> Non
     """
     time_request(model, prompt_ids, n_gen)
     time_decode(model, n_gen, int(prompt_ids[0, 0]))
-
-
-def median_interval(samples: Sequence[float], coverage: float = 0.95) -> Interval:
-    """Return the median and the narrowest symmetric pair of order statistics that covers it.
-
-    The number of samples below the true median is binomial whatever the distribution, so the
-    pair covers it with at least the probability ``coverage``; with too few samples for any pair
-    (five or fewer at 0.95) the bounds are None.
-
-    Raises:
-        ValueError: no samples, one that is not finite, or a coverage outside (0, 1).
-    """
-    if not samples or not all(math.isfinite(sample) for sample in samples):
-        raise ValueError("the samples must be finite numbers, at least one of them")
-    if not 0 < coverage < 1:
-        raise ValueError(f"coverage {coverage} is not between 0 and 1")
-    ordered = sorted(samples)
-    rank = _lowest_bound_rank(len(ordered), coverage)
-    return Interval(
-        median=statistics.median(ordered),
-        low=None if rank is None else ordered[rank],
-        high=None if rank is None else ordered[-1 - rank],
-        coverage=coverage,
-    )
-
-
-def _lowest_bound_rank(n: int, coverage: float) -> int | None:
-    """The largest rank r, from 0, with P(Binomial(n, 1/2) <= r) <= (1 - coverage) / 2."""
-    allowed = (1 - Fraction(coverage)) / 2 * 2**n
-    outside, rank = 0, None
-    for candidate in range(n // 2):
-        outside += math.comb(n, candidate)
-        if outside > allowed:
-            break
-        rank = candidate
-    return rank
 
 
 def _require_steps(model: PreTrainedModel, n_prompt: int, n_gen: int) -> None:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
 
 from sllmbench import microbench
+from sllmbench.errors import InputError
 from sllmbench.microbench import KernelResult, compare_kernels
+from sllmbench.store import Store
 from sllmbench.worker import Worker
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PATHS = ["int4-g32", "torch:fp32", "torch:int4pack-g32"]
 ROUNDS = 6
@@ -80,6 +85,9 @@ def test_every_path_has_its_record_and_its_turn_alone(watched: type[Watched]) ->
     assert len({tuple(taken) for taken in rounds}) > 1  # 1 in 7776 by chance, but the seed is fixed
     for record in result.records:
         assert len(record.samples_ns) == len(record.batches_per_sample) == ROUNDS
+        assert len(record.interference) == ROUNDS
+        assert record.n_disturbed == sum(bool(what.causes) for what in record.interference)
+        assert record.sampling.stopped_by == "rounds"
         assert record.ci95_ns is not None
         low, high = record.ci95_ns
         assert 0 < low <= record.median_ns <= high
@@ -91,6 +99,19 @@ def test_every_path_has_its_record_and_its_turn_alone(watched: type[Watched]) ->
     assert errors["int4-g32"] < 1e-5
     assert errors["torch:fp32"] < 1e-5 < errors["torch:int4pack-g32"] < 0.02
     assert not any(psutil.pid_exists(worker.pid) for worker in watched.alive)
+
+
+def test_a_precision_takes_more_rounds_and_time_ends_them(watched: type[Watched]) -> None:
+    result = compare(rounds=2, precision=0.2, max_seconds=20, paths=PATHS[:2])
+    for record in result.records:
+        assert record.sampling.precision_asked == 0.2
+        assert record.sampling.stopped_by == "precision"
+        assert len(record.samples_ns) + record.sampling.warm_up_samples >= 12
+        assert (record.sampling.precision_reached or 1) <= 0.2
+    started = time.monotonic()
+    result = compare(rounds=2, precision=1e-6, max_seconds=1, paths=PATHS[:2])
+    assert time.monotonic() - started > 1
+    assert {record.sampling.stopped_by for record in result.records} == {"time"}
 
 
 def test_a_path_that_dies_is_named_and_the_others_go_on(watched: type[Watched]) -> None:
@@ -163,3 +184,23 @@ def test_cold_walks_through_copies_of_each_paths_own_size() -> None:
     assert least > 1 << 20
     assert all(size < 1.5 * least for size in held.values()), held
     assert all(r.cache == "cold" and r.copies > 1 for r in result.records)
+
+
+def test_records_are_in_the_store(tmp_path: Path) -> None:
+    result = compare(paths=["int8"], rounds=1, store=tmp_path / "s.sqlite")
+    assert len(result.records) == 1
+    with Store(tmp_path / "s.sqlite") as store:
+        assert store.records() == result.records
+    assert result.records[0].machine == result.machine
+
+
+def test_a_store_that_fails_loses_no_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Store, record: object) -> None:
+        raise InputError("no space left")
+
+    monkeypatch.setattr(Store, "append", fail)
+    result = compare(paths=["int8"], rounds=1, store=tmp_path / "s.sqlite")
+    assert len(result.records) == 1
+    assert result.failures == ["path int8 was not stored: no space left"]
