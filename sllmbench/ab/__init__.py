@@ -1,5 +1,4 @@
 """Two candidates measured in one session, taking turns: sessions differ by more than they do.
-"""Two candidates measured in one session, taking turns, because sessions differ by more than they do.
 
 ``rounds`` tosses the order of each round and decides when there are enough; ``commands`` and
 ``revisions`` are what can take a turn: a shell command, and a commit's benchmarks under pytest.
@@ -14,11 +13,3 @@ from sllmbench.ab.revisions import ab_revisions
 from sllmbench.ab.rounds import AbResult, Limits
 
 __all__ = ["AbResult", "Limits", "ab_commands", "ab_functions", "ab_revisions"]
-=======
-"""Two candidates measured in one session, taking turns: sessions differ by more than they do.
-
-``rounds`` tosses the order of each round and decides when there are enough; ``commands`` and
-``revisions`` are what can take a turn: a shell command, and a commit's benchmarks under pytest.
-``functions`` compares two functions within one process.
-"""
->>>>>>> compare

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
-<<<<<<< HEAD
 from pathlib import Path
-=======
-from pathlib import Path  # noqa: TC003  (typer reads it at run time)
->>>>>>> compare
 from typing import TYPE_CHECKING, Annotated
 
 import typer
