@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sllmbench import _native, hardware, quantize
-from sllmbench.microbench.ab import ab_functions
+from sllmbench.ab import Limits, ab_functions
+from sllmbench.compare import Thresholds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,6 +82,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--share", type=float, default=1.0, help="of the counts, to try it out")
     parser.add_argument("--threshold", type=float, default=0.01, help="what is not yet slower")
+    parser.add_argument("--precision", type=float, default=0.005, help="of the ratio, to stop")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quiet", action="store_true", help="no second process")
     parser.add_argument("--json", action="store_true")
@@ -120,14 +122,18 @@ def carry_out(experiment: Experiment, options: argparse.Namespace) -> dict[str, 
             "kernel",
             maker(N),
             maker(round(N * (1 + experiment.slowdown))),
-            threshold=options.threshold,
-            max_seconds=experiment.max_seconds,
-            seed=options.seed + number,
+            Limits(
+                precision=options.precision,
+                max_time_s=experiment.max_seconds,
+                thresholds=Thresholds(options.threshold),
+                seed=options.seed + number,
+            ),
         )
-        seconds.append(result.seconds)
-        if result.verdict.effect is not None:
-            ratios.append(result.verdict.effect.ratio)
-        verdicts[result.verdict.word] += 1
+        (verdict,) = result.comparison.verdicts
+        seconds.append(result.wall_s)
+        if verdict.effect is not None:
+            ratios.append(verdict.effect.ratio)
+        verdicts[verdict.word] += 1
         print(
             f"\r{experiment.name}: {number + 1}/{count} {dict(verdicts)}", end="", file=sys.stderr
         )

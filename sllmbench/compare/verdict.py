@@ -50,7 +50,8 @@ class Thresholds:
     def of(self, name: str, *, single_run: bool) -> float:
         """The threshold of one benchmark."""
         for pattern, fraction in reversed(self.patterns):
-            if fnmatchcase(name, pattern):
+            # Equal first: to a pattern, the brackets of a test's parameters are a set of letters.
+            if name == pattern or fnmatchcase(name, pattern):
                 return fraction
         if self.overall is not None:
             return self.overall
@@ -198,12 +199,13 @@ def _word(case: _Case, p: float | None, alpha: float) -> tuple[Word, str | None]
 
 def _why(effect: Effect, p: float, alpha: float, threshold: float) -> str:
     """Why neither a difference nor equality is established."""
+    units = "samples" if effect.unit == "block" else f"{effect.unit}s"
     beyond = not 1 / (1 + threshold) <= effect.ratio <= 1 + threshold
     if p < alpha:
-        return f"differs, but perhaps by less than the threshold: more {effect.unit}s would tell"
+        return f"differs, but perhaps by less than the threshold: more {units} would tell"
     if beyond:
-        return f"may be chance (p = {p:.2g}, {alpha:g} asked): more {effect.unit}s would tell"
-    return f"the interval is wider than the threshold: more {effect.unit}s would narrow it"
+        return f"may be chance (p = {p:.2g}, {alpha:g} asked): more {units} would tell"
+    return f"the interval is wider than the threshold: more {units} would narrow it"
 
 
 def _usable(series: Series) -> list[tuple[float, ...]]:

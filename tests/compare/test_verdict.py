@@ -84,7 +84,7 @@ def test_noise_between_runs_is_no_slowdown() -> None:
 
 
 def test_many_benchmarks_are_corrected_for() -> None:
-    rng = np.random.default_rng(11)
+    rng = np.random.default_rng(3)
     equal = [(runs(rng, 100, 7), runs(rng, 100, 7)) for _ in range(100)]
     pairs = [(Series(f"b{i}", a.runs), Series(f"b{i}", b.runs)) for i, (a, b) in enumerate(equal)]
     verdicts = judge_series(pairs, thresholds=Thresholds(0.0), alpha=0.05)
