@@ -41,6 +41,7 @@ class _Child:
         from sllmbench import _native
         from sllmbench.checkpoints import open_checkpoint
         from sllmbench.measure import accuracy, energy, timing  # noqa: F401  (imports cost memory)
+        from sllmbench.measure.interference import Watch
         from sllmbench.measure.memory import PeakRss
         from sllmbench.model import load_model
 
@@ -52,6 +53,7 @@ class _Child:
         _import_architecture(open_checkpoint(model).config())
         self._path = path
         self._prompt_ids = torch.tensor([prompt_ids], dtype=torch.int64)
+        self._watch = Watch()
         self._peak = PeakRss()
         self._peak.start()
         start_ns = time.perf_counter_ns()
@@ -78,15 +80,19 @@ class _Child:
             self._warm = True
         # Others ran since the last turn: one untimed token wakes the threads and refills caches.
         time_decode(self._model, 1, first_id)
+        self._watch.forget()
+        self._watch.start()
         request = time_request(self._model, self._prompt_ids, n_gen)
         with EnergyWindow() as energy:
             decode_ns = time_decode(self._model, n_gen, first_id)
+        interference = self._watch.stop()
         peak_rss_bytes, peak_rss_reason = self._peak.above_start_bytes()
         return {
             "prefill_ns": request.prefill_ns,
             "ttft_ns": request.ttft_ns,
             "itl_ns": list(request.itl_ns),
             "decode_ns": decode_ns,
+            "interference": interference.model_dump(),
             "energy_j": energy.energy_j,
             "energy_source": energy.source,
             "energy_reason": energy.reason,

@@ -47,11 +47,13 @@ class Turn:
     Attributes:
         ns: a call's time.
         calls: how many, or how many batches of them, were timed.
+        others_ns: other times of the same sample, whose medians must be known as well.
     """
 
     ns: float
     calls: int
     interference: Interference
+    others_ns: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -199,19 +201,19 @@ class Rounds:
             samples_ns=samples_ns,
             calls_per_sample=tuple(turn.calls for turn in turns),
             interference=interference,
-            sampling=self.sampling(name, interval, clock),
+            sampling=self.sampling(name, clock, half_width(interval)),
             kept=kept,
             interval=interval,
         )
 
-    def sampling(self, name: str, interval: Interval, clock: ClockFacts) -> Sampling:
-        """How the candidate's samples, of such an interval, were taken."""
+    def sampling(self, name: str, clock: ClockFacts, reached: float | None) -> Sampling:
+        """How the candidate's samples were taken; ``reached`` is the precision they gave."""
         return Sampling(
             **asdict(clock),
             warm_up_samples=self.warm_up,
             warm=self.warm[name],
             precision_asked=self._limits.precision,
-            precision_reached=half_width(interval),
+            precision_reached=reached,
             stopped_by=self.stopped_by,
         )
 
@@ -260,8 +262,9 @@ class Rounds:
     @staticmethod
     def _is_narrow(turns: Sequence[Turn], precision: float) -> bool:
         kept = keep(compare_clocks([turn.interference for turn in turns]))
-        width = half_width(kept.interval([turn.ns for turn in turns]))
-        return width is not None and width <= precision
+        figures = zip(*((turn.ns, *turn.others_ns) for turn in turns), strict=True)
+        widths = [half_width(kept.interval(figure)) for figure in figures]
+        return all(width is not None and width <= precision for width in widths)
 
 
 def _is_warm(turns: Sequence[Turn]) -> bool | None:

@@ -5,11 +5,16 @@ from __future__ import annotations
 from typing import Literal
 
 from sllmbench.record.base import Frozen, Interval, Origin
+from sllmbench.record.sampling import (  # noqa: TC001  (pydantic reads it at run time)
+    Interference,
+    Sampling,
+)
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """History:
 1  first version
 2  kind and commit
+3  interference, sampling, n_disturbed, disturbed
 """
 
 
@@ -110,3 +115,11 @@ class Record(Origin):
     """Why there is no quality figure."""
 
     samples: Samples
+    interference: tuple[Interference, ...]
+    """Beside each repetition, its request and its decode together."""
+    n_disturbed: int
+    """Repetitions that something disturbed."""
+    disturbed: bool
+    """Whether too few were undisturbed, so that the medians are of all."""
+    sampling: Sampling
+    """``precision_reached`` is the wider of prefill's and decode's."""
