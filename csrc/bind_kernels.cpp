@@ -7,6 +7,7 @@
 #include <cstring>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bind.h"
@@ -202,7 +203,7 @@ py::array dequantize_rows(const PackedWeights& weights, const py::array& rows) {
     return out;
 }
 
-std::string multiply(const py::array& x, const PackedWeights& weights, const py::array& out,
+std::pair<std::string, std::string> multiply(const py::array& x, const PackedWeights& weights, const py::array& out,
                      const std::string& arithmetic_name, const std::optional<std::string>& isa_name,
                      const std::optional<long long>& threads) {
     const Arithmetic arithmetic = parse_arithmetic(arithmetic_name);
@@ -219,12 +220,20 @@ std::string multiply(const py::array& x, const PackedWeights& weights, const py:
     // Not mutable_data(): it repeats the check above with a worse message.
     auto* const to = static_cast<float*>(const_cast<void*>(out.data()));
     const py::gil_scoped_release released;
-    return matmul(from, m, weights, to, arithmetic, isa, used_threads);
+    const Ran ran = matmul(from, m, weights, to, arithmetic, isa, used_threads);
+    return {ran.kernel, ran.isa};
 }
+
+#ifdef __OPTIMIZE__
+constexpr bool kOptimized = true;
+#else
+constexpr bool kOptimized = false;
+#endif
 
 }  // namespace
 
 void bind_kernels(py::module_& module) {
+    module.attr("optimized") = kOptimized;
     py::class_<PackedWeights>(
         module, "PackedWeights",
         "A quantised [n, k] weight in panels of 32 rows, ready for every kernel of this build.")
@@ -240,7 +249,8 @@ void bind_kernels(py::module_& module) {
     module.def("matmul", &multiply, py::arg("x"), py::arg("weights"), py::arg("out"), py::kw_only(),
                py::arg("arithmetic") = "int8", py::arg("isa") = py::none(),
                py::arg("threads") = py::none(),
-               "out [m, n] = x [m, k] times the weight's transpose; returns the kernel that ran.");
+               "out [m, n] = x [m, k] times the weight's transpose; returns the kernel that "
+               "ran and whose ISA it is.");
     module.def(
         "compiled_isas",
         [] {

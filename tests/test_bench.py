@@ -29,7 +29,8 @@ MANY_BYTES = 1 << 40
 ISSUE_FIELDS = {
     *("path", "kernel", "isa", "device", "format", "model", "n_prompt", "n_gen", "prefill_tps"),
     *("decode_tps", "ttft_ns", "tpot_ns", "load_ns", "weights_bytes", "peak_rss_bytes"),
-    *("energy_j", "energy_reason", "perplexity", "kl_divergence", "top1_agreement", "samples"),
+    *("prefill_energy", "decode_energy", "perplexity", "kl_divergence", "top1_agreement"),
+    *("memory", "samples"),
 }
 
 
@@ -130,11 +131,29 @@ def test_figures_follow_from_the_samples(result: RunResult) -> None:
 
 def test_energy_is_joules_or_a_reason(result: RunResult) -> None:
     for record in result.records:
-        if record.energy_j is None:
-            assert record.energy_reason
-            assert record.energy_j_per_token is None
-        else:
-            assert record.energy_j_per_token == pytest.approx(record.energy_j / (6 * 4))
+        for energy in (record.prefill_energy, record.decode_energy):
+            if energy.energy_j is None:
+                assert energy.reason
+                assert energy.j_per_token is None
+            else:
+                assert len(energy.windows_j) == 6
+                assert energy.energy_j == pytest.approx(sum(energy.windows_j))
+
+
+def test_memory_is_told_phase_by_phase(result: RunResult) -> None:
+    for record in result.records:
+        load, prefill, decode = record.memory
+        assert (load.phase, prefill.phase, decode.phase) == ("load", "prefill", "decode")
+        assert load.kv_cache_bytes is None
+        # Two layers of two key-value heads, 96 / 4 wide, keys and values in float32.
+        a_token = 2 * 2 * 24 * 2 * 4
+        assert prefill.kv_cache_bytes == 16 * a_token
+        assert decode.kv_cache_bytes == (16 + 3) * a_token
+        if record.peak_rss_bytes is not None:
+            assert record.peak_rss_bytes >= max(p.peak_rss_bytes or 0 for p in record.memory)
+        for phase in record.memory:
+            assert (phase.pss_bytes is None) <= (phase.reason is not None)
+            assert phase.cuda_allocated_bytes is None
 
 
 def test_quality_is_against_the_reference(result: RunResult, text: Path) -> None:

@@ -58,7 +58,9 @@ def test_a_repetition_has_every_figure(loaded: tuple[Trial, dict[str, Any]]) -> 
     assert reply["decode_ns"] > 0
     seen = Interference.model_validate(reply["interference"])
     assert seen.window_ns > reply["ttft_ns"] + sum(reply["itl_ns"]) + reply["decode_ns"]
-    assert (reply["energy_j"] is None) == (reply["energy_reason"] is not None)
+    for phase in ("prefill_energy", "decode_energy"):
+        assert (reply[phase]["energy_j"] is None) == (reply[phase]["reason"] is not None)
+        assert reply[phase]["calls"] >= 1
     assert (reply["peak_rss_bytes"] is None) == (reply["peak_rss_reason"] is not None)
     facts = reply["facts"]
     assert facts["arithmetic"] == "exact"

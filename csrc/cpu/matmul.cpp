@@ -105,9 +105,9 @@ void multiply_chunk(const Job& job, const Kernels& kernels, bool gemv, int threa
 
 }  // namespace
 
-const char* matmul(const float* x, std::int64_t m, const PackedWeights& weights, float* out,
+Ran matmul(const float* x, std::int64_t m, const PackedWeights& weights, float* out,
                    Arithmetic arithmetic, const Isa& isa, int threads) {
-    if (m == 0 || weights.n() == 0) return "none";
+    if (m == 0 || weights.n() == 0) return {"none", isa.name};
     const bool gemv = m <= kGemvRows;
     const Kernels& kernels = arithmetic == Arithmetic::int8 ? *isa.int8 : *isa.exact;
     if (m * weights.panels() * weights.panel_bytes() < kShareFromBytes) threads = 1;
@@ -129,7 +129,7 @@ const char* matmul(const float* x, std::int64_t m, const PackedWeights& weights,
                              gemv ? 1 : threads);
         multiply_chunk(job, kernels, gemv, threads);
     }
-    return gemv ? "fused-gemv" : "fused-gemm";
+    return gemv ? Ran{"fused-gemv", kernels.gemv_isa} : Ran{"fused-gemm", kernels.gemm_isa};
 }
 
 }  // namespace sllmbench

@@ -57,13 +57,21 @@ struct Kernels {
     void (*gemm)(const Job&, std::int64_t panel, std::int64_t row_begin, std::int64_t row_end);
     // Rows that share what gemm unpacks of a panel; at most kTileRows.
     std::int64_t tile_rows;
+    // Whose they are: an instruction set may lend its kernels to another.
+    const char* gemv_isa;
+    const char* gemm_isa;
+};
+
+// What ran.
+struct Ran {
+    const char* kernel;  // "fused-gemv" or "fused-gemm"; "none" for empty results
+    const char* isa;
 };
 
 class PackedWeights;
 struct Isa;
-// Returns the name of the kernel that ran: "fused-gemv" or "fused-gemm"; "none" for empty results.
 // Fused: at most 128 k of a panel's weights a thread are ever unpacked, in its cache.
-const char* matmul(const float* x, std::int64_t m, const PackedWeights& weights, float* out,
+Ran matmul(const float* x, std::int64_t m, const PackedWeights& weights, float* out,
                    Arithmetic arithmetic, const Isa& isa, int threads);
 
 }  // namespace sllmbench

@@ -195,6 +195,6 @@ void gemm(const Job& job, std::int64_t panel, std::int64_t row_begin, std::int64
 }  // namespace
 
 extern const Kernels kernels_exact_avx2;
-const Kernels kernels_exact_avx2 = {prepare, gemv, gemm, kTileRows};
+const Kernels kernels_exact_avx2 = {prepare, gemv, gemm, kTileRows, "avx2", "avx2"};
 
 }  // namespace sllmbench

@@ -218,6 +218,6 @@ void gemm(const Job& job, std::int64_t panel, std::int64_t row_begin, std::int64
 }  // namespace
 
 extern const Kernels kernels_exact_avx512;
-const Kernels kernels_exact_avx512 = {prepare, gemv, gemm, kTileRows};
+const Kernels kernels_exact_avx512 = {prepare, gemv, gemm, kTileRows, "avx512", "avx512"};
 
 }  // namespace sllmbench

@@ -50,6 +50,6 @@ void gemv(const Job& job, std::int64_t panel_begin, std::int64_t panel_end) {
 }  // namespace
 
 extern const Kernels kernels_exact_generic;
-const Kernels kernels_exact_generic = {prepare, gemv, gemm, kTileRows};
+const Kernels kernels_exact_generic = {prepare, gemv, gemm, kTileRows, "generic", "generic"};
 
 }  // namespace sllmbench

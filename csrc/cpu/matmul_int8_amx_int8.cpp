@@ -223,6 +223,6 @@ void gemm(const Job& job, std::int64_t panel, std::int64_t row_begin, std::int64
 }  // namespace
 
 extern const Kernels kernels_int8_amx_int8;
-const Kernels kernels_int8_amx_int8 = {prepare, gemv, gemm, kTileRows};
+const Kernels kernels_int8_amx_int8 = {prepare, gemv, gemm, kTileRows, "avx512_vnni", "amx_int8"};
 
 }  // namespace sllmbench

@@ -139,6 +139,6 @@ void gemm(const Job& job, std::int64_t panel, std::int64_t row_begin, std::int64
 }  // namespace
 
 extern const Kernels kernels_int8_avx512;
-const Kernels kernels_int8_avx512 = {prepare, gemv, gemm, kTallest};
+const Kernels kernels_int8_avx512 = {prepare, gemv, gemm, kTallest, "avx512", "avx512"};
 
 }  // namespace sllmbench

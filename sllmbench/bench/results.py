@@ -9,16 +9,17 @@ from functools import lru_cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from sllmbench.measure.energy import EnergyWindow, add_up
 from sllmbench.measure.interference import compare_clocks, keep
 from sllmbench.measure.sampling import ClockFacts, open_clock
 from sllmbench.measure.statistics import half_width
-from sllmbench.record import Interference, LayerKernel, Record, Samples
+from sllmbench.record import Interference, LayerKernel, PhaseMemory, Record, Samples
 
 if TYPE_CHECKING:
     from sllmbench.bench.plan import Plan
     from sllmbench.measure.interference import Kept
     from sllmbench.measure.sampling import Rounds
-    from sllmbench.record import Interval, MachineFacts, Quality, Sampling
+    from sllmbench.record import Energy, Interval, MachineFacts, Quality, Sampling
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,9 @@ class Recorder:
             load_ns=measured.load_ns,
             peak_rss_bytes=rows[-1]["peak_rss_bytes"],
             peak_rss_reason=rows[-1]["peak_rss_reason"],
-            **_energy(rows, plan.n_gen),
+            memory=tuple(PhaseMemory(**phase) for phase in rows[-1]["memory"]),
+            prefill_energy=_energy(rows, "prefill_energy", plan.n_prompt),
+            decode_energy=_energy(rows, "decode_energy", plan.n_gen),
             perplexity=None if quality is None else quality.perplexity,
             kl_divergence=None if quality is None else quality.kl_divergence,
             top1_agreement=None if quality is None else quality.top1_agreement,
@@ -127,7 +130,6 @@ class Recorder:
                 ttft_ns=tuple(row["ttft_ns"] for row in rows),
                 itl_ns=itl_ns,
                 decode_ns=tuple(row["decode_ns"] for row in rows),
-                energy_j=_joules(rows) or (),
             ),
             interference=seen,
             n_disturbed=kept.n_disturbed,
@@ -156,20 +158,5 @@ def _clock() -> ClockFacts:
     return ClockFacts("monotonic", cost_ns, monotonic.resolution_ns, 0.0, None)
 
 
-def _joules(rows: list[dict[str, Any]]) -> tuple[float, ...] | None:
-    """Each repetition's joules, None where one has no figure."""
-    joules = tuple(row["energy_j"] for row in rows)
-    return None if None in joules else joules
-
-
-def _energy(rows: list[dict[str, Any]], n_gen: int) -> dict[str, Any]:
-    """The decodes' energy; a repetition without a figure leaves the sum without one."""
-    missing = next((row["energy_reason"] for row in rows if row["energy_j"] is None), None)
-    joules = _joules(rows)
-    energy_j = None if joules is None else sum(joules)
-    return {
-        "energy_j": energy_j,
-        "energy_j_per_token": None if energy_j is None else energy_j / (len(rows) * n_gen),
-        "energy_source": None if energy_j is None else rows[-1]["energy_source"],
-        "energy_reason": missing,
-    }
+def _energy(rows: list[dict[str, Any]], phase: str, tokens_per_call: int) -> Energy:
+    return add_up([EnergyWindow(**row[phase]) for row in rows], tokens_per_call)

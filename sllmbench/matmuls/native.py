@@ -61,7 +61,6 @@ def bind_tensor(
     weight: QuantTensor, operands: Operands, arithmetic: Arithmetic, isa: str | None
 ) -> BoundMatmul:
     """Bind a weight that is quantised already."""
-    used_isa = isa or _native.active_isa()
     out = np.empty((operands.x.shape[0], weight.n), np.float32)
     packed = [weight.native, *(_rotated(weight, i).native for i in range(1, operands.copies))]
     calls = [
@@ -71,7 +70,7 @@ def bind_tensor(
             each,
             out,
             arithmetic=arithmetic,
-            isa=used_isa,
+            isa=isa or _native.active_isa(),
             threads=operands.threads,
         )
         for each in packed
@@ -85,7 +84,7 @@ def bind_tensor(
     return BoundMatmul(
         calls=calls,
         product=product,
-        use=lambda: KernelUse(calls[0](), used_isa, arithmetic, weight.format.name),
+        use=lambda: KernelUse(*calls[0](), arithmetic, weight.format.name),
         weight_bytes=packed[0].nbytes,
         values=weight.dequantize(),
     )

@@ -98,7 +98,7 @@ def find_causes(what: Interference, processors: int, tick_ns: int) -> tuple[str,
     if what.major_faults:
         causes.append(f"pages read from disk: {what.major_faults}")
     if what.gpu is not None:
-        causes += [f"throttled GPU: {reason}" for reason in what.gpu.throttle_reasons]
+        causes += [f"throttled GPU: {reason}" for reason in what.gpu.throttle_reasons or ()]
         if what.gpu.foreign_processes:
             causes.append(f"other processes on the GPU: {what.gpu.foreign_processes}")
     return tuple(causes)

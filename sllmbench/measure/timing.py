@@ -8,16 +8,19 @@ import itertools
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sllmbench.errors import InputError
 from sllmbench.measure.checks import require_cpu, require_positions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import torch
     from transformers import PreTrainedModel
+
+
+Phase = Literal["prefill", "decode"]
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,16 @@ class RequestSample:
     itl_ns: tuple[int, ...]
 
 
-def time_request(model: PreTrainedModel, prompt_ids: torch.Tensor, n_gen: int) -> RequestSample:
+def time_request(
+    model: PreTrainedModel,
+    prompt_ids: torch.Tensor,
+    n_gen: int,
+    watch: Callable[[Phase, Any], None] | None = None,
+) -> RequestSample:
     """Time a prompt of ids [1, n_prompt] and ``n_gen`` greedy tokens after it.
+
+    ``watch`` is called with the cache after each phase, within the first token's and the last
+    token's time: not in requests whose times are to count.
 
     Raises:
         InputError: a prompt of another shape, ``n_gen`` below 1, more tokens than the model has
@@ -51,12 +62,16 @@ def time_request(model: PreTrainedModel, prompt_ids: torch.Tensor, n_gen: int) -
         start_ns = time.perf_counter_ns()
         out = model(prompt_ids, past_key_values=cache, use_cache=True, **kept)
         prefilled_ns = time.perf_counter_ns()
+        if watch is not None:
+            watch("prefill", out.past_key_values)
         token = out.logits[:, -1].argmax(-1, keepdim=True)
         chosen_ns = [time.perf_counter_ns()]
         for _ in range(n_gen - 1):
             out = model(token, past_key_values=out.past_key_values, use_cache=True, **kept)
             token = out.logits[:, -1].argmax(-1, keepdim=True)
             chosen_ns.append(time.perf_counter_ns())
+        if watch is not None:
+            watch("decode", out.past_key_values)
     return RequestSample(
         prefill_ns=prefilled_ns - start_ns,
         ttft_ns=chosen_ns[0] - start_ns,

@@ -19,10 +19,12 @@ from sllmbench.measure.sampling import ClockFacts, Rounds, Turn
 from sllmbench.microbench.plan import Case, KernelPlan, make_plan
 from sllmbench.microbench.roofs import Roofs
 from sllmbench.record import Interference, KernelRecord, MachineFacts
+from sllmbench.store import Store
 from sllmbench.worker import Worker, WorkerError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 __all__ = ["KernelResult", "compare_kernels", "execute", "make_plan"]
 
@@ -66,6 +68,7 @@ def compare_kernels(
     precision: float | None = None,
     max_seconds: float | None = None,
     seed: int = 0,
+    store: Path | str | None = None,
     progress: Progress = silent,
 ) -> KernelResult:
     """Time one matrix product on several paths, each in a process of its own.
@@ -91,34 +94,36 @@ def compare_kernels(
         max_seconds: after which a comparison begins no further round; None takes 30 with a
             precision and waits without one.
         seed: of the operands and of the order of turns.
+        store: the SQLite file that records are added to; None takes the user's data directory.
         progress: told what is being done and the fraction that is done.
 
     Raises:
         InputError: something given cannot be used; nothing has been measured.
     """
-    plan = make_plan(
-        shapes,
-        m,
-        paths,
-        model=model,
-        threads=threads,
-        arithmetic=arithmetic,
-        isa=isa,
-        cache=cache,
-        baseline=baseline,
-        rounds=rounds,
-        precision=precision,
-        max_seconds=max_seconds,
-        seed=seed,
-    )
-    return execute(plan, progress)
+    with Store(store) as opened:
+        plan = make_plan(
+            shapes,
+            m,
+            paths,
+            model=model,
+            threads=threads,
+            arithmetic=arithmetic,
+            isa=isa,
+            cache=cache,
+            baseline=baseline,
+            rounds=rounds,
+            precision=precision,
+            max_seconds=max_seconds,
+            seed=seed,
+        )
+        return execute(plan, opened, progress)
 
 
-def execute(plan: KernelPlan, progress: Progress = silent) -> KernelResult:
+def execute(plan: KernelPlan, store: Store, progress: Progress = silent) -> KernelResult:
     """Carry a plan out. A Ctrl-C ends it early with what was measured."""
     disturbances = load.disturbances()
     with ExitStack() as exits:
-        session = _Session(plan)
+        session = _Session(plan, store)
         session.result.disturbances = disturbances
         exits.callback(session.kill_all)
         try:
@@ -134,7 +139,8 @@ def execute(plan: KernelPlan, progress: Progress = silent) -> KernelResult:
 class _Session:
     """The processes of a run and what they gave."""
 
-    def __init__(self, plan: KernelPlan) -> None:
+    def __init__(self, plan: KernelPlan, store: Store) -> None:
+        self._store = store
         self.result = KernelResult(MachineFacts(**hardware.facts()), plan.baseline)
         self.result.notes += [f"{path}: {why}" for path, why in plan.unavailable.items()]
         self._plan = plan
@@ -166,7 +172,14 @@ class _Session:
             taken = [path for path, turns in rounds.turns.items() if turns]
             for path in taken:
                 others = tuple(other for other in taken if other != path)
-                self.result.records.append(self._record(path, case, bound[path], rounds, others))
+                self._keep(self._record(path, case, bound[path], rounds, others))
+
+    def _keep(self, record: KernelRecord) -> None:
+        self.result.records.append(record)
+        try:
+            self._store.append(record)
+        except InputError as error:
+            self.result.failures.append(f"path {record.path} was not stored: {error}")
 
     def take_turn(self, path: str) -> Turn | None:
         """Let the path's process take one sample; None where it fails."""

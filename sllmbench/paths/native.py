@@ -84,10 +84,10 @@ class NativeLinear(PathLinear):
         """Multiply [..., in_features] → [..., out_features]."""
         rows = x.detach().reshape(-1, self.in_features).float().contiguous()
         out = torch.empty(rows.shape[0], self.out_features)
-        kernel = _native.matmul(
+        kernel, isa = _native.matmul(
             rows.numpy(), self._weight, out.numpy(), arithmetic=self._arithmetic, isa=self._isa
         )
-        self.kernel_uses.add(KernelUse(kernel, self._isa, self._arithmetic, self.format))
+        self.kernel_uses.add(KernelUse(kernel, isa, self._arithmetic, self.format))
         if self.bias is not None:
             out += self.bias
         return out.view(*x.shape[:-1], self.out_features).to(x.dtype)

@@ -11,7 +11,7 @@ class GpuState(Frozen):
     """A GPU beside one sample; what its driver does not tell is None."""
 
     sm_clock_hz: float | None
-    throttle_reasons: tuple[str, ...]
+    throttle_reasons: tuple[str, ...] | None
     temperature_c: float | None
     foreign_processes: int | None
 

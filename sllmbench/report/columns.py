@@ -84,8 +84,13 @@ def cost_columns(records: Sequence[Record], reference: str) -> list[Column]:
         Column("peak RSS MB", _numbers(records, lambda r: _scaled(r.peak_rss_bytes, 1e6)), 1),
         Column(against, _ratios(records, base, lambda r: r.peak_rss_bytes), 8),
     ]
-    if any(r.energy_j_per_token is not None for r in records):
-        columns.append(Column("J/token", _numbers(records, lambda r: r.energy_j_per_token), 4))
+    first = records[0]
+    if any(r.decode_energy.j_per_token is not None for r in records):
+        cells = _numbers(records, lambda r: r.decode_energy.j_per_token)
+        columns.append(Column(f"tg{first.n_gen} J/token", cells, 4))
+    if any(r.prefill_energy.j_per_token is not None for r in records):
+        cells = _numbers(records, lambda r: r.prefill_energy.j_per_token)
+        columns.append(Column(f"pp{first.n_prompt} J/token", cells, 4))
     if any(r.quality is not None for r in records):
         columns += [
             Column("perplexity", _numbers(records, lambda r: r.perplexity, digits=4), 2),

@@ -39,7 +39,11 @@ def test_the_product_is_that_of_the_stored_weights(
     assert (np.abs(bound.product() - expected) <= rounding + 1e-5 * magnitude).all()
     assert bound.use().arithmetic == arithmetic
     assert bound.use().format == name
-    assert bound.use().isa == _native.active_isa()
+    borrowed = {"avx512_vnni": "avx512", "amx_int8": "avx512"} if arithmetic == "exact" else {}
+    if m <= 4 and arithmetic == "int8":
+        borrowed = {"amx_int8": "avx512_vnni"}
+    active = _native.active_isa()
+    assert bound.use().isa == borrowed.get(active, active)
 
 
 def test_the_stored_bytes_are_near_the_formats() -> None:
@@ -51,7 +55,7 @@ def test_the_stored_bytes_are_near_the_formats() -> None:
 
 def test_an_instruction_set_that_is_asked_for_runs() -> None:
     for isa in _native.supported_isas():
-        assert resolve("int8", "int8", isa).bind(operands(32, 64, 1)).use().isa == isa
+        assert resolve("int8", "int8", isa).bind(operands(32, 64, 5)).use().isa == isa
 
 
 def test_copies_are_other_weights() -> None:

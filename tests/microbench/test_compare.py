@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
 
 from sllmbench import microbench
+from sllmbench.errors import InputError
 from sllmbench.microbench import KernelResult, compare_kernels
+from sllmbench.store import Store
 from sllmbench.worker import Worker
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PATHS = ["int4-g32", "torch:fp32", "torch:int4pack-g32"]
 ROUNDS = 6
@@ -179,3 +184,23 @@ def test_cold_walks_through_copies_of_each_paths_own_size() -> None:
     assert least > 1 << 20
     assert all(size < 1.5 * least for size in held.values()), held
     assert all(r.cache == "cold" and r.copies > 1 for r in result.records)
+
+
+def test_records_are_in_the_store(tmp_path: Path) -> None:
+    result = compare(paths=["int8"], rounds=1, store=tmp_path / "s.sqlite")
+    assert len(result.records) == 1
+    with Store(tmp_path / "s.sqlite") as store:
+        assert store.records() == result.records
+    assert result.records[0].machine == result.machine
+
+
+def test_a_store_that_fails_loses_no_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Store, record: object) -> None:
+        raise InputError("no space left")
+
+    monkeypatch.setattr(Store, "append", fail)
+    result = compare(paths=["int8"], rounds=1, store=tmp_path / "s.sqlite")
+    assert len(result.records) == 1
+    assert result.failures == ["path int8 was not stored: no space left"]

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sllmbench.cli import display
-from sllmbench.cli.arguments import INTERRUPTED, Arithmetic, Output, fraction, names, numbers
+from sllmbench.cli.arguments import (
+    INTERRUPTED,
+    Arithmetic,
+    Output,
+    StoreOption,
+    fraction,
+    names,
+    numbers,
+)
 from sllmbench.cli.display import show, warn_of
 
 if TYPE_CHECKING:
@@ -81,6 +89,7 @@ def kernel(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the operands and the turns.")] = 0,
+    store: StoreOption = None,
     output: Annotated[
         Output, typer.Option("-o", "--output", help="What to write to stdout.")
     ] = Output.TABLE,
@@ -104,6 +113,7 @@ def kernel(
                 precision=None if precision is None else fraction("--precision", precision),
                 max_seconds=max_time,
                 seed=seed,
+                store=store,
                 progress=progress,
             )
     except KeyboardInterrupt:  # while it was prepared: nothing was measured

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path  # noqa: TC003  (typer reads it at run time)
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sllmbench.cli import display
-from sllmbench.cli.arguments import INTERRUPTED, Arithmetic, Output, fraction, names
+from sllmbench.cli.arguments import (
+    INTERRUPTED,
+    Arithmetic,
+    Output,
+    StoreOption,
+    fraction,
+    names,
+)
 from sllmbench.cli.display import show, warn_of
 
 if TYPE_CHECKING:
@@ -73,10 +79,7 @@ def run(
     ] = True,
     device: Annotated[str, typer.Option(help="cpu.")] = "cpu",
     seed: Annotated[int, typer.Option(help="Of the turns, and of prompts without a text.")] = 0,
-    store: Annotated[
-        Path | None,
-        typer.Option(help="SQLite file for the records.", show_default="in your data folder"),
-    ] = None,
+    store: StoreOption = None,
     output: Annotated[
         Output, typer.Option("-o", "--output", help="What to write to stdout.")
     ] = Output.TABLE,
