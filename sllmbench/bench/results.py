@@ -12,16 +12,8 @@ from sllmbench.record import LayerKernel, Record, Samples
 
 if TYPE_CHECKING:
     from sllmbench.bench.plan import Plan
+    from sllmbench.errors import Failure
     from sllmbench.record import Interval, MachineFacts, Quality
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Something that went wrong in a run that went on: one line, and what a developer needs."""
-
-    path: str
-    message: str
-    detail: str
 
 
 @dataclass(frozen=True)

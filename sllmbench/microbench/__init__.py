@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sllmbench import _native, hardware, revision
 from sllmbench.checkpoints.base import Progress, silent
-from sllmbench.errors import InputError
+from sllmbench.errors import Failure, InputError
 from sllmbench.hardware import load
 from sllmbench.matmuls import resolve
 from sllmbench.measure.timing import median_interval
@@ -39,7 +39,7 @@ class KernelResult:
     Attributes:
         baseline: the path that ratios are against.
         notes: paths and cases that could not run, with the reason.
-        failures: processes that died.
+        failures: processes that died and records that could not be stored.
         disturbances: what else was busy on the machine when the comparison began.
     """
 
@@ -47,7 +47,7 @@ class KernelResult:
     baseline: str
     records: list[KernelRecord] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
     disturbances: tuple[str, ...] = ()
     interrupted: bool = False
 
@@ -167,7 +167,8 @@ class _Session:
         try:
             self._store.append(record)
         except InputError as error:
-            self.result.failures.append(f"path {record.path} was not stored: {error}")
+            message = f"path {record.path} was not stored: {error}"
+            self.result.failures.append(Failure(record.path, message, ""))
 
     def _take_turns(self, samples: dict[str, list[dict[str, Any]]]) -> None:
         """Add the rounds' turns; a path that fails is taken out."""
@@ -191,7 +192,7 @@ class _Session:
             self._note(f"{path}: {error}")
             return None
         except WorkerError as error:
-            self.result.failures.append(str(error))
+            self.result.failures.append(Failure(path, str(error), error.detail))
             worker.kill()
             del self._workers[path]
             return None
@@ -286,7 +287,7 @@ class _Roof:
 class _Roofs:
     """Read bandwidths and peak rates, each measured once, while all others stand still."""
 
-    def __init__(self, failures: list[str]) -> None:
+    def __init__(self, failures: list[Failure]) -> None:
         """Start the process; what goes wrong is added to ``failures``."""
         self._failures = failures
         self.worker = self._started()
@@ -302,8 +303,8 @@ class _Roofs:
         try:
             return self._roof(facts, copies, threads, moved, operations)
         except WorkerError as error:
-            if str(error) not in self._failures:
-                self._failures.append(str(error))
+            if all(known.message != str(error) for known in self._failures):
+                self._failures.append(Failure(self.worker.path, str(error), error.detail))
             self.worker.kill()
             self.worker = self._started()
             return _Roof(None, None, None, None, str(error))
