@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from sllmbench.bench.plan import Plan, make_plan
-from sllmbench.bench.results import Failure, RunResult
+from sllmbench.bench.results import RunResult
 from sllmbench.bench.session import Session
 from sllmbench.checkpoints.base import Progress, silent
 from sllmbench.hardware import load

@@ -17,18 +17,10 @@ from sllmbench.record import Interference, LayerKernel, PhaseMemory, Record, Sam
 
 if TYPE_CHECKING:
     from sllmbench.bench.plan import Plan
+    from sllmbench.errors import Failure
     from sllmbench.measure.interference import Kept
     from sllmbench.measure.sampling import Rounds
     from sllmbench.record import Energy, Interval, MachineFacts, Quality, Sampling
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Something that went wrong in a run that went on: one line, and what a developer needs."""
-
-    path: str
-    message: str
-    detail: str
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from functools import partial
 from typing import IO, TYPE_CHECKING
 
 from sllmbench import hardware, revision
-from sllmbench.bench.results import Failure, Measured, Recorder
-from sllmbench.errors import InputError
+from sllmbench.bench.results import Measured, Recorder
+from sllmbench.errors import Failure, InputError
 from sllmbench.measure.sampling import Rounds, Turn
 from sllmbench.record import Interference, MachineFacts, Quality, Record
 from sllmbench.trial import Trial
