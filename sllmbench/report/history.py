@@ -116,9 +116,9 @@ def _columns(lines: Sequence[Line], names: Sequence[str]) -> list[Column]:
 
 def _notes(lines: Sequence[Line], unknown: int, prefix: str) -> list[tuple[str, str]]:
     notes = [("change", _said(line, change, prefix)) for line in lines for change in line.changes]
-    disturbed = sum(point.disturbed for line in lines for point in line.points)
+    disturbed = len({p.commit for line in lines for p in line.points if p.disturbed})
     if disturbed:
-        notes.append(("unclear", f"{disturbed} commits were disturbed in most samples"))
+        notes.append(("unclear", f"{disturbed} commits: a benchmark was disturbed in most samples"))
     if unknown:
         notes.append(("left out", f"{unknown} runs that were made outside a repository"))
     if prefix:
