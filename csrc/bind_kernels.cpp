@@ -203,9 +203,11 @@ py::array dequantize_rows(const PackedWeights& weights, const py::array& rows) {
     return out;
 }
 
-std::pair<std::string, std::string> multiply(const py::array& x, const PackedWeights& weights, const py::array& out,
-                     const std::string& arithmetic_name, const std::optional<std::string>& isa_name,
-                     const std::optional<long long>& threads) {
+std::pair<std::string, std::string> multiply(const py::array& x, const PackedWeights& weights,
+                                             const py::array& out,
+                                             const std::string& arithmetic_name,
+                                             const std::optional<std::string>& isa_name,
+                                             const std::optional<long long>& threads) {
     const Arithmetic arithmetic = parse_arithmetic(arithmetic_name);
     const Isa& isa = isa_name ? supported_isa(*isa_name) : active_isa();
     if (threads) check_threads(*threads);
@@ -224,9 +226,16 @@ std::pair<std::string, std::string> multiply(const py::array& x, const PackedWei
     return {ran.kernel, ran.isa};
 }
 
+#ifdef __OPTIMIZE__
+constexpr bool kOptimized = true;
+#else
+constexpr bool kOptimized = false;
+#endif
+
 }  // namespace
 
 void bind_kernels(py::module_& module) {
+    module.attr("optimized") = kOptimized;
     py::class_<PackedWeights>(
         module, "PackedWeights",
         "A quantised [n, k] weight in panels of 32 rows, ready for every kernel of this build.")

@@ -4,4 +4,5 @@ PYBIND11_MODULE(_native, module) {
     module.doc() = "The C++ extension: kernels, threads and hardware probes.";
     sllmbench::bind_kernels(module);
     sllmbench::bind_probes(module);
+    sllmbench::bind_energy(module);
 }

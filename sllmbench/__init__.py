@@ -10,30 +10,35 @@ if TYPE_CHECKING:
     from sllmbench.errors import InputError
     from sllmbench.formats import QuantFormat, QuantTensor
     from sllmbench.hardware import machine
+    from sllmbench.measure.energy import EnergyProbe, measure_energy
     from sllmbench.model import load_model
     from sllmbench.paths.native import matmul
     from sllmbench.quantizers import quantize
 
 __version__ = "0.1.0"
 __all__ = [
+    "EnergyProbe",
     "InputError",
     "QuantFormat",
     "QuantTensor",
     "load_model",
     "machine",
     "matmul",
+    "measure_energy",
     "quantize",
     "run",
 ]
 
 # Imported when first asked for: torch and transformers take seconds, `import sllmbench` must not.
 _HOME = {
+    "EnergyProbe": "sllmbench.measure.energy",
     "InputError": "sllmbench.errors",
     "QuantFormat": "sllmbench.formats",
     "QuantTensor": "sllmbench.formats",
     "load_model": "sllmbench.model",
     "machine": "sllmbench.hardware",
     "matmul": "sllmbench.paths.native",
+    "measure_energy": "sllmbench.measure.energy",
     "quantize": "sllmbench.quantizers",
     "run": "sllmbench.bench",
 }

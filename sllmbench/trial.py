@@ -13,6 +13,7 @@ from sllmbench.worker import Worker, serve
 
 if TYPE_CHECKING:
     from sllmbench.checkpoints.base import Progress
+    from sllmbench.measure.timing import Phase
     from sllmbench.worker import Commands
 
 
@@ -40,8 +41,10 @@ class _Child:
 
         from sllmbench import _native
         from sllmbench.checkpoints import open_checkpoint
-        from sllmbench.measure import accuracy, energy, timing  # noqa: F401  (imports cost memory)
-        from sllmbench.measure.memory import PeakRss
+        from sllmbench.measure import accuracy, timing  # noqa: F401  (imports cost memory)
+        from sllmbench.measure.energy import EnergyProbe
+        from sllmbench.measure.interference import Watch
+        from sllmbench.measure.phases import MemoryWatch
         from sllmbench.model import load_model
 
         try:
@@ -52,8 +55,11 @@ class _Child:
         _import_architecture(open_checkpoint(model).config())
         self._path = path
         self._prompt_ids = torch.tensor([prompt_ids], dtype=torch.int64)
-        self._peak = PeakRss()
-        self._peak.start()
+        self._interference = Watch()
+        self._probe = EnergyProbe()
+        self._probe.measure_idle()
+        self._watch = MemoryWatch()
+        self._watch.start()
         start_ns = time.perf_counter_ns()
         self._model = load_model(
             open_checkpoint(model),
@@ -62,38 +68,63 @@ class _Child:
             threads=threads,
             progress=self._progress,
         )
-        return {"load_ns": time.perf_counter_ns() - start_ns}
+        load_ns = time.perf_counter_ns() - start_ns
+        self._memory = [self._watch.end("load")]
+        return {"load_ns": load_ns}
 
     def time(self, n_gen: int) -> dict[str, Any]:
         """One repetition: a request, then a decode from an empty cache; warmed up before the first.
 
-        The energy window spans the decode alone, so that joules divide by generated tokens.
+        The energy windows span prefills alone and decodes alone, so that joules divide by tokens;
+        short ones are repeated for their sensor, and only the first decode's time counts.
         """
-        from sllmbench.measure.energy import EnergyWindow
+        from sllmbench.measure.energy import EnergyWindow, measure_energy
         from sllmbench.measure.timing import time_decode, time_request, warm_up
 
         first_id = int(self._prompt_ids[0, 0])
         if not self._warm:
             warm_up(self._model, self._prompt_ids, n_gen)
+            self._measure_memory(n_gen)
             self._warm = True
         # Others ran since the last turn: one untimed token wakes the threads and refills caches.
         time_decode(self._model, 1, first_id)
+        self._interference.forget()
+        self._interference.start()
         request = time_request(self._model, self._prompt_ids, n_gen)
-        with EnergyWindow() as energy:
-            decode_ns = time_decode(self._model, n_gen, first_id)
-        peak_rss_bytes, peak_rss_reason = self._peak.above_start_bytes()
+        decode, decodes_ns = measure_energy(
+            lambda: time_decode(self._model, n_gen, first_id), self._probe
+        )
+        interference = self._interference.stop()
+        prefill = EnergyWindow(reason=self._probe.reason)
+        if self._probe.reason is None:
+            prefill, _ = measure_energy(
+                lambda: time_request(self._model, self._prompt_ids, 1), self._probe
+            )
+        peak_rss_bytes, peak_rss_reason = self._watch.peak()
         return {
             "prefill_ns": request.prefill_ns,
             "ttft_ns": request.ttft_ns,
             "itl_ns": list(request.itl_ns),
-            "decode_ns": decode_ns,
-            "energy_j": energy.energy_j,
-            "energy_source": energy.source,
-            "energy_reason": energy.reason,
+            "decode_ns": decodes_ns[0],
+            "prefill_energy": asdict(prefill),
+            "decode_energy": asdict(decode),
+            "memory": [phase.model_dump() for phase in self._memory],
+            "interference": interference.model_dump(),
             "peak_rss_bytes": peak_rss_bytes,
             "peak_rss_reason": peak_rss_reason,
             "facts": _facts(self._model),
         }
+
+    def _measure_memory(self, n_gen: int) -> None:
+        """Run an untimed request and note what each of its phases holds."""
+        from sllmbench.measure.timing import time_request
+
+        def watch(phase: Phase, cache: Any) -> None:
+            self._memory.append(self._watch.end(phase, cache))
+            self._watch.start()
+
+        self._watch.start()
+        time_request(self._model, self._prompt_ids, n_gen, watch)
 
     def quality(
         self, ids: list[int], text: str, context: int, save: str | None, reference: str | None

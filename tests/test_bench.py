@@ -29,7 +29,8 @@ MANY_BYTES = 1 << 40
 ISSUE_FIELDS = {
     *("path", "kernel", "isa", "device", "format", "model", "n_prompt", "n_gen", "prefill_tps"),
     *("decode_tps", "ttft_ns", "tpot_ns", "load_ns", "weights_bytes", "peak_rss_bytes"),
-    *("energy_j", "energy_reason", "perplexity", "kl_divergence", "top1_agreement", "samples"),
+    *("prefill_energy", "decode_energy", "perplexity", "kl_divergence", "top1_agreement"),
+    *("memory", "samples"),
 }
 
 
@@ -113,6 +114,9 @@ def test_figures_follow_from_the_samples(result: RunResult) -> None:
         samples = record.samples
         for values in (samples.prefill_ns, samples.ttft_ns, samples.itl_ns, samples.decode_ns):
             assert len(values) == 6
+        assert len(record.interference) == 6
+        assert record.disturbed == (record.n_disturbed > 0)  # five of six give no interval
+        assert record.sampling.stopped_by == "rounds"
         assert record.prefill_tps is not None
         assert record.decode_tps is not None
         assert record.tpot_ns is not None
@@ -127,11 +131,29 @@ def test_figures_follow_from_the_samples(result: RunResult) -> None:
 
 def test_energy_is_joules_or_a_reason(result: RunResult) -> None:
     for record in result.records:
-        if record.energy_j is None:
-            assert record.energy_reason
-            assert record.energy_j_per_token is None
-        else:
-            assert record.energy_j_per_token == pytest.approx(record.energy_j / (6 * 4))
+        for energy in (record.prefill_energy, record.decode_energy):
+            if energy.energy_j is None:
+                assert energy.reason
+                assert energy.j_per_token is None
+            else:
+                assert len(energy.windows_j) == 6
+                assert energy.energy_j == pytest.approx(sum(energy.windows_j))
+
+
+def test_memory_is_told_phase_by_phase(result: RunResult) -> None:
+    for record in result.records:
+        load, prefill, decode = record.memory
+        assert (load.phase, prefill.phase, decode.phase) == ("load", "prefill", "decode")
+        assert load.kv_cache_bytes is None
+        # Two layers of two key-value heads, 96 / 4 wide, keys and values in float32.
+        a_token = 2 * 2 * 24 * 2 * 4
+        assert prefill.kv_cache_bytes == 16 * a_token
+        assert decode.kv_cache_bytes == (16 + 3) * a_token
+        if record.peak_rss_bytes is not None:
+            assert record.peak_rss_bytes >= max(p.peak_rss_bytes or 0 for p in record.memory)
+        for phase in record.memory:
+            assert (phase.pss_bytes is None) <= (phase.reason is not None)
+            assert phase.cuda_allocated_bytes is None
 
 
 def test_quality_is_against_the_reference(result: RunResult, text: Path) -> None:
@@ -180,6 +202,22 @@ def test_turns_are_shuffled_the_same_way_for_a_seed(told: list[tuple[str, float 
     by_round = [tuple(sorted(turns[i : i + 2])) for i in range(0, 12, 2)]
     assert by_round == [(f"fp32: timing {n}/6", f"int8: timing {n}/6") for n in range(1, 7)]
     assert len({turn.partition(":")[0] for turn in turns[::2]}) == 2, "one path always went first"
+
+
+def test_a_precision_takes_more_repetitions_until_the_time_is_up(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    for precision, seconds, stopped_by in ((0.9, 60, "precision"), (1e-6, 1, "time")):
+        plan = a_plan(tiny_llama, ["int8"], quality=False, precision=precision, max_seconds=seconds)
+        with Store(tmp_path / "s.sqlite") as store:
+            (record,) = execute(plan, store).records
+        assert record.sampling.stopped_by == stopped_by
+        assert record.sampling.precision_asked == precision
+        taken = len(record.samples.decode_ns)
+        assert taken == len(record.samples.itl_ns) == len(record.interference)
+        reached = record.sampling.precision_reached
+        assert reached is not None
+        assert (reached <= precision) == (stopped_by == "precision")
 
 
 def test_the_smallest_run_and_a_store_that_fails(tiny_llama: Path, tmp_path: Path) -> None:

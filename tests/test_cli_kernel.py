@@ -58,6 +58,8 @@ def kernel(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
         (("--isa", "avx9"), "--isa avx9"),
         (("--model", "no-such-model"), "unknown model 'no-such-model'"),
         (("-r", "0"), "rounds must be at least 1, not 0"),
+        (("--precision", "1"), "--precision takes a share between 0 and 100%"),
+        (("--max-time", "0"), "the time must be more than 0 seconds, not 0"),
     ],
 )
 def test_bad_input(kernel: Command, arguments: tuple[str, ...], message: str) -> None:
@@ -141,7 +143,8 @@ def test_every_output_has_every_path(capsys: pytest.CaptureFixture[str], output:
         Output.JSONL: lambda: [json.loads(line)["path"] for line in out.splitlines()],
         Output.CSV: lambda: [row["path"] for row in csv.DictReader(io.StringIO(out))],
     }
-    first_words = (line.strip(" |").split(" ")[0] for line in out.splitlines())
+    tables = out.rpartition("\n\n")[0]  # the notes come last, and name paths too
+    first_words = (line.strip(" |~").split(" ")[0] for line in tables.splitlines())
     found = readers.get(output, lambda: [word for word in first_words if word in names])()
     assert sorted(found) == sorted(record.path for record in records)
     assert (stored["missing"][0] in err) == (output in (Output.CSV, Output.JSONL))

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from sllmbench import report
-from sllmbench.record import Interval, LayerKernel, Record
+from sllmbench.record import Energy, Interval, LayerKernel, PhaseMemory, Record
 from sllmbench.report.columns import number, ratio_title, spread
 from sllmbench.report.notes import notes
 
@@ -40,8 +40,9 @@ ISSUE_FIELDS = (
     "load_ns",
     "weights_bytes",
     "peak_rss_bytes",
-    "energy_j",
-    "energy_reason",
+    "prefill_energy",
+    "decode_energy",
+    "memory",
     "perplexity",
     "kl_divergence",
     "top1_agreement",
@@ -70,6 +71,27 @@ def rows_of(lines: list[str], path: str) -> list[str]:
     return [line for line, name in zip(lines, names, strict=True) if name == path]
 
 
+def joules(energy_j: float, j_per_token: float) -> dict[str, Any]:
+    return {
+        **dict.fromkeys(Energy.model_fields),
+        "energy_j": energy_j,
+        "uncertainty_j": energy_j / 50,
+        "j_per_token": j_per_token,
+        "source": "RAPL package-0",
+        "windows_j": (energy_j,),
+        "domains_j": {"package-0": energy_j},
+    }
+
+
+def no_energy(reason: str) -> dict[str, Any]:
+    return {
+        **dict.fromkeys(Energy.model_fields),
+        "windows_j": (),
+        "domains_j": {},
+        "reason": reason,
+    }
+
+
 LONG = changed(
     OTHERS[0],
     path="torch:int4pack-g128",
@@ -79,9 +101,8 @@ LONG = changed(
     tpot_ns=Interval(median=8.8e9, low=1.0, high=8.9e9),
     weights_bytes=987_654_321_000,
     peak_rss_bytes=987_654_321_000,
-    energy_j=12345.6,
-    energy_j_per_token=1234.5,
-    energy_reason=None,
+    prefill_energy=joules(12345.6, 1234.5),
+    decode_energy=joules(12345.6, 1234.5),
 )
 
 
@@ -251,7 +272,8 @@ def test_missing_values_are_dashes_with_reasons() -> None:
             top1_agreement=None,
             quality=None,
             quality_reason="random weights",
-            energy_reason="no counter",
+            prefill_energy=no_energy("no counter"),
+            decode_energy=no_energy("no counter"),
         )
         for r in RECORDS
     ]
@@ -284,15 +306,55 @@ def test_incomplete_rows_are_marked() -> None:
     assert note(records, "†") == f"{stopped.path}: {repetitions} repetitions, then interrupted"
 
 
-def test_energy_gets_its_column() -> None:
+def test_disturbed_rows_are_marked_and_said() -> None:
+    assert not any("~" in line for line in rendered(RECORDS))
+    seen = [what.model_dump() for what in RECORDS[0].interference]
+    seen[2]["causes"] = ("other processes: 40% of the processors",)
+    records = [changed(RECORDS[0], interference=seen, n_disturbed=1, disturbed=True), *RECORDS[1:]]
+    lines = rendered(records)
+    assert sum(line.startswith("~") and RECORDS[0].path in line[:12] for line in lines) == 2
+    assert "fewer than six" in note(records, "~")
+    assert any("disturbed, yet taken" in line for line in lines)
+
+
+def test_energy_gets_its_columns_by_phase() -> None:
     measured = [
-        changed(r, energy_j=9.0, energy_j_per_token=0.123, energy_source="RAPL", energy_reason=None)
+        changed(r, prefill_energy=joules(9.0, 0.0123), decode_energy=joules(90.0, 0.456))
         for r in RECORDS
     ]
-    lines = rendered(measured)
-    assert "J/token" in lines[len(RECORDS) + 2]
-    assert "0.123" in rows_of(lines, "int8")[1]
+    lines = rendered(measured, width=160)
+    titles = lines[len(RECORDS) + 2]
+    assert "tg8 J/token  pp32 J/token" in titles
+    assert "0.456        0.0123" in rows_of(lines, "int8")[1]
     assert "J/token" not in rendered(RECORDS)[len(RECORDS) + 2]
+    assert note(measured, "energy") == (
+        "J/token: RAPL package-0; the sensor's steps leave pp32 ±2.0%, tg8 ±2.0%"
+    )
+
+
+def test_a_phase_without_energy_has_its_reason() -> None:
+    half = [changed(r, decode_energy=joules(9.0, 0.1)) for r in RECORDS]
+    lines = rendered(half)
+    assert "pp32 J/token" not in lines[len(RECORDS) + 2]
+    assert note(half, "energy").startswith("J/token: RAPL package-0; ")
+    assert "not measured of pp32: a virtual machine" in note(half, "energy")
+
+
+def test_the_cache_and_mapped_files_are_told() -> None:
+    def phase(name: str, kv_cache_bytes: int | None, mapped: int, resident: int) -> dict[str, Any]:
+        return {
+            **dict.fromkeys(PhaseMemory.model_fields),
+            "phase": name,
+            "kv_cache_bytes": kv_cache_bytes,
+            "file_mapped_bytes": mapped,
+            "file_resident_bytes": resident,
+        }
+
+    memory = [phase("load", None, 90_000_000, 0), phase("decode", 2_500_000, 90_000_000, 4_000_000)]
+    text = note([changed(FP32, memory=memory), OTHERS[0]], "memory")
+    assert "KV cache of up to 40 tokens: 2.50 MB" in text
+    assert "mapped from files: fp32: 90.0 MB, 4.00 MB of it resident at the end" in text
+    assert "KV cache" not in note(RECORDS, "memory")
 
 
 def test_kernels_are_told_layer_by_layer_where_they_differ() -> None:

@@ -53,7 +53,7 @@ def test_fits_the_terminal_without_wrapped_cells(width: int) -> None:
 
 def test_the_fastest_comes_first() -> None:
     lines = rendered(RECORDS)
-    paths = [line.split()[0] for line in lines[2 : lines.index("")]]
+    paths = [line.strip(" ~").split()[0] for line in lines[2 : lines.index("")]]
     compared = [r for r in RECORDS if (r.n, r.m) == (2048, 1)]
     assert paths == [r.path for r in sorted(compared, key=lambda r: r.median_ns)]
 
@@ -124,3 +124,30 @@ def test_reports_are_made_without_hardware_or_torch() -> None:
     script = "import sys, sllmbench.report.kernels; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
+
+
+def test_disturbed_medians_are_marked_and_said() -> None:
+    quiet = [
+        changed(
+            r,
+            disturbed=False,
+            n_disturbed=0,
+            interference=[{**w.model_dump(), "causes": ()} for w in r.interference],
+        )
+        for r in RECORDS
+    ]
+    assert not any(line.startswith("~") for line in rendered(quiet))
+    first = quiet[0]
+    causes = ("waiting for a processor: 9% of the time", "pages read from disk: 2")
+    seen = [w.model_dump() for w in first.interference]
+    seen[1]["causes"], seen[2]["causes"] = causes, causes[:1]
+    partly = changed(first, n_disturbed=2, interference=seen)
+    text = " ".join(" ".join(rendered([partly, *quiet[1:]])).split())
+    assert (
+        f"left out as disturbed: {first.path} ({first.n}x{first.k}, m = {first.m}) 2 of 9"
+        " (waiting for a processor, pages read from disk)" in text
+    )
+    lines = rendered([changed(partly, disturbed=True), *quiet[1:]])
+    assert sum(line.startswith(f"~ {first.path} ") for line in lines) == 1
+    assert any(line.startswith("~") and "fewer than six" in line for line in lines)
+    assert any("disturbed, yet taken" in line for line in lines)

@@ -15,7 +15,7 @@ import pytest
 
 from sllmbench.errors import InputError
 from sllmbench.measure.memory import PeakRss
-from sllmbench.record import Quality
+from sllmbench.record import Interference, Quality
 from sllmbench.trial import Trial
 from sllmbench.worker import WorkerError
 
@@ -82,7 +82,11 @@ def test_a_repetition_has_every_figure(loaded: tuple[Trial, dict[str, Any]]) -> 
     assert 0 < reply["prefill_ns"] <= reply["ttft_ns"]
     assert len(reply["itl_ns"]) == 3
     assert reply["decode_ns"] > 0
-    assert (reply["energy_j"] is None) == (reply["energy_reason"] is not None)
+    seen = Interference.model_validate(reply["interference"])
+    assert seen.window_ns > reply["ttft_ns"] + sum(reply["itl_ns"]) + reply["decode_ns"]
+    for phase in ("prefill_energy", "decode_energy"):
+        assert (reply[phase]["energy_j"] is None) == (reply[phase]["reason"] is not None)
+        assert reply[phase]["calls"] >= 1
     assert (reply["peak_rss_bytes"] is None) == (reply["peak_rss_reason"] is not None)
     facts = reply["facts"]
     assert facts["arithmetic"] == "exact"

@@ -1,7 +1,8 @@
 """The command line: results on stdout, progress and errors on stderr.
 
-Exit codes: 0 done, 1 some path failed, 2 bad input, 130 interrupted. One file a command; heavy
-modules are imported inside the commands, so that ``--help`` answers at once.
+Exit codes: 0 done, 1 some path failed or something became slower, 2 bad input, 3 it cannot be told
+whether something became slower, 130 interrupted. One file a command; heavy modules are imported
+inside the commands, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from sllmbench.cli.commands import kernel, machine, run
+from sllmbench.cli.commands import ab, compare, doctor, kernel, machine, run
 from sllmbench.errors import InputError
 
 app = typer.Typer(
@@ -61,6 +62,9 @@ def _options(
 
 app.command()(run.run)
 app.command()(kernel.kernel)
+app.command()(compare.compare)
+app.command()(ab.ab)
 app.command()(machine.machine)
+app.command()(doctor.doctor)
 app.command()(machine.models)
 app.command("paths")(machine.list_paths)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sllmbench.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sllmbench.compare import Thresholds
 
 INTERRUPTED = 130
 
@@ -28,6 +34,27 @@ class Output(StrEnum):
     CSV = "csv"
     JSON = "json"
     JSONL = "jsonl"
+
+
+class Listing(StrEnum):
+    """What a command that compares writes to stdout."""
+
+    TABLE = "table"
+    MD = "md"
+    JSON = "json"
+
+
+Threshold = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="The slowdown that counts, as 2.5% or 0.025; 'NAME-GLOB=2.5%' for some benchmarks."
+        " May be given several times.",
+        show_default="3%, or 10% with one run a side",
+    ),
+]
+Alpha = Annotated[
+    str, typer.Option(help="Probability of any false alarm among all the benchmarks.")
+]
 
 
 class Arithmetic(StrEnum):
@@ -54,3 +81,51 @@ def numbers(option: str, text: str) -> list[int]:
         raise InputError(
             f"{option} takes whole numbers with commas, as 1,16,128, not {text!r}"
         ) from None
+
+
+def fraction(option: str, text: str) -> float:
+    """Read a share: ``1%``, ``0.5%``, or ``0.01`` for the first of them.
+
+    Raises:
+        InputError: ``option`` holds something else, or nothing between 0 and 100%.
+    """
+    number, percent, rest = text.strip().partition("%")
+    try:
+        value = float(number) / (100 if percent else 1)
+    except ValueError:
+        value = math.nan
+    if rest or not 0 < value < 1:
+        raise InputError(f"{option} takes a share between 0 and 100%, as 1% or 0.01, not {text!r}")
+    return value
+
+
+def alpha_of(text: str) -> float:
+    """Read ``--alpha``.
+
+    Raises:
+        InputError: it is no share.
+    """
+    return fraction("--alpha", text)
+
+
+def thresholds_of(texts: Sequence[str] | None) -> Thresholds:
+    """Read every ``--threshold``: a share, or one behind a pattern and ``=``.
+
+    Raises:
+        InputError: one is no share, or the overall one is there twice.
+    """
+    from sllmbench.compare import Thresholds
+
+    overall, patterns = None, []
+    for text in texts or ():
+        pattern, equals, share = text.rpartition("=")
+        value = fraction("--threshold", share)
+        if pattern:
+            patterns.append((pattern, value))
+        elif equals or overall is not None:
+            raise InputError(
+                f"--threshold {text}: one for all and 'NAME-GLOB=2.5%' for some benchmarks"
+            )
+        else:
+            overall = value
+    return Thresholds(overall, tuple(patterns))

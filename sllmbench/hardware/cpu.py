@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -13,6 +14,7 @@ from sllmbench.hardware.roots import (
     SYSTEM,
     Roots,
     cgroup_folders,
+    parse_list,
     read_fields,
     read_int,
     read_text,
@@ -54,6 +56,14 @@ class Cache(BaseModel):
     instances: int
 
 
+@dataclass(frozen=True)
+class Quota:
+    """A cgroup's limit in processors, and the file that sets it."""
+
+    processors: float
+    file: Path
+
+
 def vendor(roots: Roots = SYSTEM) -> str | None:
     """Who made the processor, as it says itself: ``GenuineIntel``, or ARM's number of the maker."""
     fields = read_fields(roots.proc / "cpuinfo")
@@ -81,23 +91,48 @@ def cores(roots: Roots = SYSTEM) -> Cores:
     """Count sockets, cores and logical processors, and those that may be used."""
     folders = _cpu_folders(roots)
     sockets = {read_int(folder / "topology/physical_package_id") for folder in folders} - {None}
-    siblings = {
-        read_text(folder / "topology/core_cpus_list")
-        or read_text(folder / "topology/thread_siblings_list")
-        for folder in folders
-    } - {None}
+    in_cores = siblings(roots)
     affinity = len(os.sched_getaffinity(0))
-    quota = _quota(roots)
-    known = bool(sockets and siblings)
+    limit = quota(roots)
+    quota_processors = None if limit is None else limit.processors
+    known = bool(sockets and in_cores)
     return Cores(
         sockets=len(sockets) if known else None,
-        physical=len(siblings) if known else None,
+        physical=len(in_cores) if known else None,
         logical=len(folders) if known else os.cpu_count() or affinity,
         affinity=affinity,
-        quota=quota,
-        usable=affinity if quota is None else max(1, min(affinity, int(quota))),
+        quota=quota_processors,
+        usable=affinity
+        if quota_processors is None
+        else max(1, min(affinity, int(quota_processors))),
         reason=None if known else "no topology in /sys/devices/system/cpu",
     )
+
+
+def siblings(roots: Roots = SYSTEM) -> set[frozenset[int]]:
+    """The processors of each core that is online; empty where the kernel does not tell."""
+    return {
+        parse_list(
+            read_text(folder / "topology/core_cpus_list")
+            or read_text(folder / "topology/thread_siblings_list")
+            or ""
+        )
+        for folder in _cpu_folders(roots)
+    } - {frozenset()}
+
+
+def quota(roots: Roots = SYSTEM) -> Quota | None:
+    """Find the smallest of the processor quotas in the cgroups above this process."""
+    quotas = []
+    for folder in cgroup_folders(roots, "cpu"):
+        limit, _, period = (read_text(folder / "cpu.max") or "max").partition(" ")
+        if limit.isdecimal() and period.isdecimal():
+            quotas.append(Quota(int(limit) / int(period), folder / "cpu.max"))
+        quota_us = read_int(folder / "cpu.cfs_quota_us")
+        period_us = read_int(folder / "cpu.cfs_period_us")
+        if quota_us is not None and period_us is not None and quota_us > 0:
+            quotas.append(Quota(quota_us / period_us, folder / "cpu.cfs_quota_us"))
+    return min(quotas, key=lambda found: found.processors, default=None)
 
 
 def caches(roots: Roots = SYSTEM) -> tuple[tuple[Cache, ...], str | None]:
@@ -136,17 +171,3 @@ def _cache(index: Path) -> tuple[int, CacheKind, int, str] | None:
     if level is None or kind is None or not size.isdecimal() or shared is None:
         return None
     return level, kind, int(size) * KIB, shared
-
-
-def _quota(roots: Roots) -> float | None:
-    """The smallest of the processor quotas in the cgroups above this process, in processors."""
-    quotas = []
-    for folder in cgroup_folders(roots, "cpu"):
-        limit, _, period = (read_text(folder / "cpu.max") or "max").partition(" ")
-        if limit.isdecimal() and period.isdecimal():
-            quotas.append(int(limit) / int(period))
-        quota_us = read_int(folder / "cpu.cfs_quota_us")
-        period_us = read_int(folder / "cpu.cfs_period_us")
-        if quota_us is not None and period_us is not None and quota_us > 0:
-            quotas.append(quota_us / period_us)
-    return min(quotas, default=None)

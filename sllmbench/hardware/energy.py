@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
 from sllmbench.hardware import gpu
-from sllmbench.hardware.cpu import is_virtual, vendor
+from sllmbench.hardware.counters import (
+    Counter,
+    FileCounter,
+    hwmon_counters,
+    perf_counters,
+    powercap_counters,
+)
+from sllmbench.hardware.cpu import is_virtual
 from sllmbench.hardware.roots import SYSTEM, Roots, read_int, read_text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-_PACKAGE = re.compile(r"package-(?P<package>\d+)(?:-die-\d+)?")
 _CAP_SYS_ADMIN, _CAP_PERFMON = 21, 38
 
 
@@ -32,38 +38,43 @@ class SensorStatus(BaseModel):
 
 
 @dataclass(frozen=True)
-class RaplDomain:
-    """The energy counter of a processor package in microjoules, and where it wraps."""
+class CpuSensor:
+    """The counters of one kind that cover every processor package, and the kind's name."""
 
-    name: str
-    energy_file: Path
-    range_file: Path
+    kind: str
+    counters: tuple[Counter, ...]
 
 
-def rapl_packages(roots: Roots = SYSTEM) -> list[RaplDomain]:
-    """Find the powercap domain of each processor package, once each.
+def cpu_sensor(roots: Roots = SYSTEM) -> tuple[CpuSensor | None, str | None]:
+    """Choose the kind of counters to read, or give the reason, with the remedy where one is known.
 
-    ``psys`` and the domains inside a package (core, dram) count the same energy again and are
-    left out, as is the memory-mapped twin ``intel-rapl-mmio``. AMD's counter is the package's:
-    where the kernel lists it for every die, it is the same counter read several times.
+    Powercap comes first, then perf_event, then hwmon. The reason is that of the sensors which are
+    here and closed; where none is here, powercap's.
     """
-    domains: dict[str, RaplDomain] = {}
-    per_package = vendor(roots) in ("AuthenticAMD", "HygonGenuine")
-    for folder in sorted((roots.sys / "class/powercap").glob("intel-rapl:*")):
-        name = read_text(folder / "name") or ""
-        match = _PACKAGE.fullmatch(name)
-        if match is not None:
-            key = match["package"] if per_package else name
-            domain = RaplDomain(name, folder / "energy_uj", folder / "max_energy_range_uj")
-            domains.setdefault(key, domain)
-    return list(domains.values())
+    closed: list[tuple[bool, str]] = []
+    kinds: tuple[tuple[SensorStatus, str, Sequence[Counter]], ...] = (
+        (powercap_status(roots), "RAPL", powercap_counters(roots)),
+        (_perf_event_status(roots), "RAPL through perf_event", perf_counters(roots)),
+        (_hwmon_status(roots), "hwmon", hwmon_counters(roots)),
+    )
+    for status, kind, counters in kinds:
+        if status.available:
+            return CpuSensor(kind, tuple(counters)), None
+        if counters or not closed:
+            closed.append((bool(counters), _explained(status)))
+    here = [text for is_here, text in closed if is_here]
+    return None, "; or ".join(here or [closed[0][1]])
+
+
+def _explained(status: SensorStatus) -> str:
+    return f"{status.reason}; remedy: {status.remedy}" if status.remedy else str(status.reason)
 
 
 def powercap_status(roots: Roots = SYSTEM) -> SensorStatus:
-    """Whether every package's RAPL counter can be read."""
+    """Whether every package's RAPL counters can be read."""
     name = "powercap (RAPL)"
-    domains = rapl_packages(roots)
-    if not domains:
+    counters = powercap_counters(roots)
+    if not counters:
         if is_virtual(roots):
             reason = "a virtual machine: the host does not show it the processor's counters"
             remedy = "measure on the host"
@@ -72,23 +83,27 @@ def powercap_status(roots: Roots = SYSTEM) -> SensorStatus:
             remedy = "docker run --security-opt systempaths=unconfined, or measure on the host"
         else:
             reason = "no package domain in /sys/class/powercap"
-            remedy = "sudo modprobe intel_rapl_msr (AMD's counters too)"
+            remedy = "sudo modprobe intel_rapl_msr  # AMD's counters too"
         return SensorStatus(name=name, available=False, reason=reason, remedy=remedy)
-    failures = [error for domain in domains if (error := _failure(domain.energy_file)) is not None]
-    if failures:
-        denied = any(isinstance(error, PermissionError) for error in failures)
-        return SensorStatus(
-            name=name,
-            available=False,
-            reason=f"energy_uj: {failures[0].strerror}",
-            remedy=permission_remedy(domains) if denied else None,
+    closed, command = _unreadable(counters)
+    unknown = [counter for counter in counters if counter.range_uj is None]
+    if closed is None and unknown:
+        closed = (
+            f"{unknown[0].name}: max_energy_range_uj cannot be read, so that a counter that turned "
+            "over cannot be told from one that was reset"
         )
-    return SensorStatus(name=name, available=True)
+    return SensorStatus(name=name, available=closed is None, reason=closed, remedy=command)
 
 
-def permission_remedy(domains: list[RaplDomain]) -> str:
-    """The command that lets every user read the counters until the next boot."""
-    return " ".join(["sudo chmod a+r", *(str(domain.energy_file) for domain in domains)])
+def _unreadable(counters: Sequence[FileCounter]) -> tuple[str | None, str | None]:
+    """Why one of the files cannot be read, and the command that opens them until the next boot."""
+    failures = [(c, error) for c in counters if (error := _failure(c.file)) is not None]
+    if not failures:
+        return None, None
+    first, error = failures[0]
+    denied = [c for c, error in failures if isinstance(error, PermissionError)]
+    remedy = " ".join(["sudo chmod a+r", *(str(c.file) for c in denied)]) if denied else None
+    return f"{first.name} {first.file.name}: {error.strerror}", remedy
 
 
 def energy_sensors(roots: Roots = SYSTEM) -> list[SensorStatus]:
@@ -120,6 +135,14 @@ def _perf_event_status(roots: Roots) -> SensorStatus:
             + (" in this virtual machine" if virtual else ""),
             remedy="measure on the host" if virtual else "sudo modprobe rapl",
         )
+    if not perf_counters(roots):
+        return SensorStatus(
+            name=name,
+            available=False,
+            reason="type, cpumask, scale or unit of the event is missing in "
+            "/sys/bus/event_source/devices/power",
+            remedy="measure outside the container, or on a newer kernel",
+        )
     paranoid = read_int(roots.proc / "sys/kernel/perf_event_paranoid")
     if paranoid is not None and paranoid > 0 and not _may_watch_the_system(roots):
         return SensorStatus(
@@ -141,42 +164,28 @@ def _may_watch_the_system(roots: Roots) -> bool:
 
 def _hwmon_status(roots: Roots) -> SensorStatus:
     name = "hwmon"
-    files = sorted((roots.sys / "class/hwmon").glob("hwmon*/energy*_input"))
-    if not files:
+    counters = hwmon_counters(roots)
+    if not any(counter.domain == "package" for counter in counters):
         return SensorStatus(
             name=name,
             available=False,
-            reason="no energy counter among the hardware monitors",
+            reason="no energy counter of a processor's socket among the hardware monitors",
             remedy="measure on the host"
             if is_virtual(roots)
-            else "load the driver of the board's power sensor, if it has one (sudo sensors-detect)",
+            else "load a driver that shows AMD's counters (amd_energy), where powercap is closed",
         )
-    failure = _failure(files[0])
-    if failure is not None:
-        return SensorStatus(
-            name=name,
-            available=False,
-            reason=f"{files[0].name}: {failure.strerror}",
-            remedy=f"sudo chmod a+r {files[0]}" if isinstance(failure, PermissionError) else None,
-        )
-    return SensorStatus(name=name, available=True)
+    reason, remedy = _unreadable(counters)
+    return SensorStatus(name=name, available=reason is None, reason=reason, remedy=remedy)
 
 
 def _nvml_status() -> SensorStatus:
     name = "NVML"
-    gpus, reason = gpu.find()
+    _, reason = gpu.find()
     if reason is not None:
         return SensorStatus(
             name=name,
             available=False,
             reason=reason,
             remedy="install NVIDIA's driver, if there is a GPU; in a container, pass it in",
-        )
-    silent = [found.name for found in gpus if not found.has_energy_counter]
-    if silent:
-        return SensorStatus(
-            name=name,
-            available=False,
-            reason=f"{', '.join(silent)} has no energy counter (Volta and newer have)",
         )
     return SensorStatus(name=name, available=True)

@@ -1,14 +1,8 @@
-"""NVIDIA GPUs, asked of the driver's own library."""
+"""NVIDIA GPUs, asked of the driver through NVIDIA's own bindings."""
 
 from __future__ import annotations
 
-import ctypes
-from typing import Any
-
 from pydantic import BaseModel, ConfigDict
-
-_LIBRARY = "libnvidia-ml.so.1"
-_NAME_BYTES = 96
 
 
 class Gpu(BaseModel):
@@ -21,64 +15,36 @@ class Gpu(BaseModel):
     has_energy_counter: bool
 
 
-class _Memory(ctypes.Structure):
-    """``nvmlMemory_t``."""
-
-    _fields_ = (
-        ("total", ctypes.c_ulonglong),
-        ("free", ctypes.c_ulonglong),
-        ("used", ctypes.c_ulonglong),
-    )
-
-
-class _NvmlError(Exception):
-    pass
-
-
 def find() -> tuple[tuple[Gpu, ...], str | None]:
     """Return the GPUs, or none and the reason."""
+    import pynvml
+
     try:
-        nvml = ctypes.CDLL(_LIBRARY)
-    except OSError:
-        return (), f"no NVIDIA driver: {_LIBRARY} is not installed"
-    nvml.nvmlErrorString.restype = ctypes.c_char_p
+        pynvml.nvmlInit()
+    except pynvml.NVMLError_LibraryNotFound:
+        return (), "no NVIDIA driver: libnvidia-ml.so.1 is not installed"
+    except pynvml.NVMLError as error:
+        return (), f"NVML: {error}"
     try:
-        _call(nvml, "nvmlInit_v2")
-    except _NvmlError as error:
-        return (), str(error)
-    try:
-        count = ctypes.c_uint()
-        _call(nvml, "nvmlDeviceGetCount_v2", ctypes.byref(count))
-        gpus = tuple(_describe(nvml, index) for index in range(count.value))
-    except _NvmlError as error:
-        return (), str(error)
+        gpus = tuple(_describe(index) for index in range(pynvml.nvmlDeviceGetCount()))
+    except pynvml.NVMLError as error:
+        return (), f"NVML: {error}"
     finally:
-        nvml.nvmlShutdown()
+        pynvml.nvmlShutdown()
     return (gpus, None) if gpus else ((), "the NVIDIA driver sees no GPU")
 
 
-def _describe(nvml: ctypes.CDLL, index: int) -> Gpu:
-    device = ctypes.c_void_p()
-    _call(nvml, "nvmlDeviceGetHandleByIndex_v2", ctypes.c_uint(index), ctypes.byref(device))
-    name = ctypes.create_string_buffer(_NAME_BYTES)
-    _call(nvml, "nvmlDeviceGetName", device, name, ctypes.c_uint(_NAME_BYTES))
-    memory = _Memory()
-    _call(nvml, "nvmlDeviceGetMemoryInfo", device, ctypes.byref(memory))
-    millijoules = ctypes.c_ulonglong()
+def _describe(index: int) -> Gpu:
+    import pynvml
+
+    device = pynvml.nvmlDeviceGetHandleByIndex(index)
     try:
-        _call(nvml, "nvmlDeviceGetTotalEnergyConsumption", device, ctypes.byref(millijoules))
+        pynvml.nvmlDeviceGetTotalEnergyConsumption(device)
         has_energy_counter = True
-    except _NvmlError:
+    except (pynvml.NVMLError_NotSupported, pynvml.NVMLError_FunctionNotFound):
         has_energy_counter = False
     return Gpu(
-        name=name.value.decode(errors="replace"),
-        memory_bytes=memory.total,
+        name=pynvml.nvmlDeviceGetName(device),
+        memory_bytes=pynvml.nvmlDeviceGetMemoryInfo(device).total,
         has_energy_counter=has_energy_counter,
     )
-
-
-def _call(nvml: ctypes.CDLL, function: str, *arguments: Any) -> None:
-    code = getattr(nvml, function)(*arguments)
-    if code != 0:
-        said: bytes = nvml.nvmlErrorString(code)
-        raise _NvmlError(f"{function}: {said.decode(errors='replace')}")

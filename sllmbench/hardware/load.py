@@ -12,8 +12,8 @@ from sllmbench.hardware.roots import SYSTEM, Roots, read_text
 
 BUSY_PROCESS_PERCENT = 5.0
 """Processes below this share of one processor are not named."""
-_NOTABLE_CPU_PERCENT = 20.0
-_NOTABLE_STEAL_PERCENT = 1.0
+NOTABLE_CPU_PERCENT = 20.0
+NOTABLE_STEAL_PERCENT = 1.0
 
 
 class ForeignProcess(BaseModel):
@@ -50,10 +50,10 @@ def watch(window_s: float = 0.3, roots: Roots = SYSTEM) -> Load:
     others = [process for process in psutil.process_iter() if process.pid not in mine]
     for process in others:
         _cpu_percent(process)  # the first call only starts psutil's own window
-    before = _processor_ticks(roots)
+    before = processor_ticks(roots)
     time.sleep(window_s)
-    after = _processor_ticks(roots)
-    shares = _shares(before, after)
+    after = processor_ticks(roots)
+    found = shares(before, after)
     busy = [
         ForeignProcess(pid=process.pid, name=name, cpu_percent=percent)
         for process in others
@@ -63,9 +63,9 @@ def watch(window_s: float = 0.3, roots: Roots = SYSTEM) -> Load:
     return Load(
         window_s=window_s,
         load_average=_load_average(roots),
-        busy_percent=None if shares is None else shares[0],
-        steal_percent=None if shares is None else shares[1],
-        reason=None if shares is not None else "/proc/stat does not count processor time here",
+        busy_percent=None if found is None else found[0],
+        steal_percent=None if found is None else found[1],
+        reason=None if found is not None else "/proc/stat does not count processor time here",
         processes=tuple(sorted(busy, key=lambda process: -process.cpu_percent)),
     )
 
@@ -76,9 +76,9 @@ def disturbances() -> tuple[str, ...]:
     found = [
         f"{process.name} (process {process.pid}) took {process.cpu_percent:.0f}% CPU"
         for process in now.processes
-        if process.cpu_percent >= _NOTABLE_CPU_PERCENT
+        if process.cpu_percent >= NOTABLE_CPU_PERCENT
     ]
-    if (now.steal_percent or 0) >= _NOTABLE_STEAL_PERCENT:
+    if (now.steal_percent or 0) >= NOTABLE_STEAL_PERCENT:
         found.append(f"the host took {now.steal_percent:.0f}% of the processors")
     return tuple(found)
 
@@ -97,7 +97,7 @@ def _name(process: psutil.Process) -> str | None:
         return None
 
 
-def _processor_ticks(roots: Roots) -> list[int] | None:
+def processor_ticks(roots: Roots) -> list[int] | None:
     """User, nice, system, idle, iowait, irq, softirq and steal ticks of all processors."""
     for line in (read_text(roots.proc / "stat") or "").splitlines():
         name, *ticks = line.split()
@@ -106,7 +106,7 @@ def _processor_ticks(roots: Roots) -> list[int] | None:
     return None
 
 
-def _shares(before: list[int] | None, after: list[int] | None) -> tuple[float, float] | None:
+def shares(before: list[int] | None, after: list[int] | None) -> tuple[float, float] | None:
     """Percent busy and percent stolen between two counts."""
     if before is None or after is None:
         return None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sllmbench.hardware.roots import (
     KIB,
@@ -13,6 +15,19 @@ from sllmbench.hardware.roots import (
     read_int,
     read_text,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A cgroup's limit, the file that sets it, and what counts against it now."""
+
+    file: Path
+    limit_bytes: int
+    used_bytes: int
+    """Without cached file pages, which are given up first."""
 
 
 def total_bytes(roots: Roots = SYSTEM) -> int:
@@ -29,18 +44,25 @@ def available_bytes(roots: Roots = SYSTEM) -> int | None:
     version 1 or 2; cached file pages count as free there. None where the kernel tells neither.
     """
     left = [_meminfo_bytes(roots, "MemAvailable")]
+    left += [limit.limit_bytes - limit.used_bytes for limit in cgroup_limits(roots)]
+    known = [bytes_left for bytes_left in left if bytes_left is not None]
+    return max(0, min(known)) if known else None
+
+
+def cgroup_limits(roots: Roots = SYSTEM) -> list[Limit]:
+    """Find what every cgroup above this process, version 1 or 2, may use at most."""
+    limits = []
     for folder in cgroup_folders(roots, "memory"):
-        for limit, usage, inactive in (
+        for name, usage, inactive in (
             ("memory.max", "memory.current", "inactive_file"),
             ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
         ):
-            limit_bytes = read_int(folder / limit)
+            limit_bytes = read_int(folder / name)
             used_bytes = read_int(folder / usage)
             if limit_bytes is not None and used_bytes is not None:
                 cached_bytes = _stat_bytes(read_text(folder / "memory.stat"), inactive)
-                left.append(limit_bytes - max(0, used_bytes - cached_bytes))
-    known = [bytes_left for bytes_left in left if bytes_left is not None]
-    return max(0, min(known)) if known else None
+                limits.append(Limit(folder / name, limit_bytes, max(0, used_bytes - cached_bytes)))
+    return limits
 
 
 def _meminfo_bytes(roots: Roots, field: str) -> int | None:

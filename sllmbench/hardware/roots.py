@@ -55,6 +55,17 @@ def read_fields(path: Path) -> dict[str, str]:
     return fields
 
 
+def parse_list(text: str) -> frozenset[int]:
+    """The numbers of a list such as ``0-3,8``; empty where it is something else."""
+    numbers: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not first.isdecimal() or not (last or first).isdecimal():
+            return frozenset()
+        numbers.update(range(int(first), int(last or first) + 1))
+    return frozenset(numbers)
+
+
 def cgroup_folders(roots: Roots, controller: str) -> Iterator[Path]:
     """Folders of this process's cgroups, each before its parent, for ``memory`` or ``cpu``.
 

@@ -1,77 +1,159 @@
-"""Energy of a span of time, from the counters of the processor's packages."""
+"""Energy of a span of time: what the sensors counted, and how far that can be believed."""
 
 from __future__ import annotations
 
+import sys
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
 
-from sllmbench.hardware.energy import (
-    RaplDomain,
-    permission_remedy,
-    powercap_status,
-    rapl_packages,
-)
+from sllmbench.errors import InputError
+from sllmbench.hardware import load
 from sllmbench.hardware.roots import SYSTEM, Roots
+from sllmbench.measure.sensors import (
+    NVML_LIBRARY,
+    CpuSensor,
+    GpuSensor,
+    SensorError,
+    gpu_indices,
+)
+from sllmbench.record import Energy
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Sequence
     from types import TracebackType
 
-_UPDATE_NS = 1_000_000
-"""RAPL counters step about once a millisecond."""
-SHORTEST_NS = 20 * _UPDATE_NS
-"""Below 20 steps, not knowing where in a step the window began and ended is over 5% of it."""
-MOST_WATTS = 1000.0
-"""No processor package takes more; a counter that says so was reset."""
+    from sllmbench.measure.sensors import Part, Sensor
+
+T = TypeVar("T")
+
+LEAST_UPDATES = 20
+"""Below 20 updates of a sensor, not knowing where in one the window began and ended is over 5%."""
+IDLE_S = 0.5
+"""How long idle power is measured, or as long as the slowest sensor needs."""
+
+_idle_w: dict[tuple[str, Roots, str], float] = {}
 
 
-class _UnreadableError(Exception):
-    """Why a counter gave no number."""
-
-
-@dataclass(frozen=True)
-class _Reading:
-    energy_uj: int
-    range_uj: int
-
-
+@dataclass
 class EnergyWindow:
-    """Measures the energy that all processor packages use between entering and leaving.
-
-    The counters are of whole packages: idle power and everything else that runs are in it,
-    memory and the rest of the machine are not. Nothing is estimated.
+    """The energy between entering and leaving an :class:`EnergyProbe`; unknown figures are None.
 
     Attributes:
-        energy_j: joules, or None.
-        source: which counters were summed, or None.
-        reason: why there is no figure, with the remedy where one is known, or None.
+        energy_j: gross: idle power and everything else that ran is in it.
+        above_idle_j: less what the machine takes in the same time while this process sleeps.
+        uncertainty_j: how far the sensors' steps leave ``energy_j`` open, either way. The sensors'
+            own error, several percent of a GPU's power, is not in it.
+        source: which sensors were added up.
+        reason: why there is no figure, with the remedy where one is known.
+        update_period_ns: how often the slowest sensor changes.
+        window_ns: the window's length.
+        domains_j: each counter's part apart; cores lie within their package, and one whose counter
+            stood still is left out.
+        idle_w: the idle power that was taken off, measured once a process.
+        estimate_j: nominal power × utilisation × time, only where a nominal power was given.
+        estimate_basis: what the estimate is made of, or why there is none.
+        calls: how often :func:`measure_energy` called within the window.
     """
 
-    energy_j: float | None
-    source: str | None
-    reason: str | None
+    energy_j: float | None = None
+    above_idle_j: float | None = None
+    uncertainty_j: float | None = None
+    source: str | None = None
+    reason: str | None = "the window has not ended"
+    update_period_ns: int | None = None
+    window_ns: int | None = None
+    domains_j: dict[str, float] = field(default_factory=dict)
+    idle_w: float | None = None
+    estimate_j: float | None = None
+    estimate_basis: str | None = None
+    calls: int = 1
 
-    def __init__(self, roots: Roots = SYSTEM) -> None:
-        """Look for the counters; ``roots`` stands for /sys and /proc."""
-        self.energy_j, self.source, self.reason = None, None, "the window has not ended"
-        self._roots = roots
-        self._domains = rapl_packages(roots)
-        self._before: list[_Reading] | None = None
-        self._start_ns = 0
+
+class EnergyProbe:
+    """Measures energy between entering and leaving; the window it yields is filled at the end.
+
+    ``cpu`` is all processor packages, and memory where it has a counter of its own. ``cuda`` adds
+    all GPUs and ``cuda:N`` one of them; there the processor is added where it can be read, and the
+    source says where not. A probe can be entered again and again, but not within itself.
+    """
+
+    def __init__(
+        self,
+        device: str = "cpu",
+        *,
+        idle_s: float = IDLE_S,
+        estimate_tdp_w: float | None = None,
+        roots: Roots = SYSTEM,
+        nvml_library: str = NVML_LIBRARY,
+    ) -> None:
+        """Open the sensors.
+
+        Args:
+            device: ``cpu``, ``cuda`` or ``cuda:N``.
+            idle_s: the first probe of a process that has sensors sleeps this long, longer where
+                they are slow, to measure idle power before it is first entered; 0 does not, and
+                takes what was measured before.
+            estimate_tdp_w: the processor's nominal power, for an estimate beside the measurement.
+            roots: the folders that stand for /proc and /sys.
+            nvml_library: NVIDIA's library.
+
+        Raises:
+            InputError: a device of another kind, or a power that is not above 0.
+        """
+        if estimate_tdp_w is not None and not estimate_tdp_w > 0:
+            raise InputError(f"a nominal power of {estimate_tdp_w} W; it must be above 0")
+        if estimate_tdp_w is not None and device != "cpu":
+            raise InputError("energy is estimated from a nominal power for device cpu only")
+        self.reason: str | None = None
+        self._sensors: list[Sensor] = []
+        self._without_cpu = ""
+        self._idle_s, self._idle_key = idle_s, (device, roots, nvml_library)
+        self._tdp_w, self._roots, self._device = estimate_tdp_w, roots, device
+        try:
+            self._sensors = self._open(device, roots, nvml_library)
+        except SensorError as error:
+            self.reason = str(error)
+        self._started_ns = 0
+        self._ticks: list[int] | None = None
+        self._window = EnergyWindow()
+
+    def _open(self, device: str, roots: Roots, library: str) -> list[Sensor]:
+        if device == "cpu":
+            return [CpuSensor(roots)]
+        gpus = [GpuSensor(gpu, library) for gpu in gpu_indices(device, library)]
+        try:
+            return [CpuSensor(roots), *gpus]
+        except SensorError as error:
+            self._without_cpu = f"; without the processor ({error})"
+            return list(gpus)
+
+    @property
+    def shortest_ns(self) -> int:
+        """The shortest window that is not refused; 0 where there is no sensor."""
+        return max((LEAST_UPDATES * sensor.update_ns for sensor in self._sensors), default=0)
+
+    def long_enough(self) -> bool:
+        """Whether the window that is open would not be refused for its length now."""
+        return time.perf_counter_ns() - self._started_ns >= self.shortest_ns
+
+    def measure_idle(self) -> None:
+        """Sleep and measure idle power, unless this process has measured it before."""
+        if not self._sensors or self._idle_s <= 0 or self._idle_key in _idle_w:
+            return
+        start_ns = self._start()
+        time.sleep(max(self._idle_s, 1.05 * self.shortest_ns / 1e9))
+        duration_ns, parts, _ = self._stop(start_ns)
+        if parts:
+            _idle_w[self._idle_key] = sum(part.energy_j for part in parts) * 1e9 / duration_ns
 
     def __enter__(self) -> EnergyWindow:
-        """Read the counters."""
-        if not self._domains:
-            status = powercap_status(self._roots)
-            self.reason = f"{status.reason}; remedy: {status.remedy}"
-            return self
-        try:
-            self._before = [_read(domain) for domain in self._domains]
-        except _UnreadableError as error:
-            self.reason = self._explain(error)
-        self._start_ns = time.perf_counter_ns()
-        return self
+        """Open the window."""
+        self._window = EnergyWindow()
+        self.measure_idle()
+        self._ticks = None if self._tdp_w is None else load.processor_ticks(self._roots)
+        self._started_ns = self._start()
+        return self._window
 
     def __exit__(
         self,
@@ -79,64 +161,122 @@ class EnergyWindow:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Read the counters again and set the attributes."""
-        duration_ns = time.perf_counter_ns() - self._start_ns
-        if self._before is None:
-            return
-        try:
-            after = [_read(domain) for domain in self._domains]
-            total_uj = sum(
-                _used_uj(domain, before, now, duration_ns)
-                for domain, before, now in zip(self._domains, self._before, after, strict=True)
+        """Close the window and fill it."""
+        window = self._window
+        window.window_ns, parts, window.reason = self._stop(self._started_ns)
+        if parts:
+            self._fill(window.window_ns / 1e9, parts)
+        if self._tdp_w is not None:
+            window.estimate_j, window.estimate_basis = self._estimate(
+                self._tdp_w, window.window_ns / 1e9
             )
-        except _UnreadableError as unreadable:
-            self.reason = self._explain(unreadable)
-            return
-        self.energy_j, self.reason = total_uj / 1e6, None
-        names = "+".join(domain.name for domain in self._domains)
-        self.source = f"RAPL {names}, whole packages, idle power included"
 
-    def _explain(self, error: _UnreadableError) -> str:
-        if isinstance(error.__cause__, PermissionError):
-            return f"{error}; remedy: {permission_remedy(self._domains)}"
-        return str(error)
+    def _start(self) -> int:
+        _synchronise(self._device)
+        for sensor in self._sensors:
+            sensor.start()
+        return time.perf_counter_ns()
 
+    def _stop(self, start_ns: int) -> tuple[int, list[Part], str | None]:
+        """Stop every sensor; the window's length, and each one's part or the reason for none."""
+        _synchronise(self._device)
+        duration_ns = time.perf_counter_ns() - start_ns
+        parts, failures = [], []
+        for sensor in self._sensors:
+            try:
+                parts.append(sensor.stop(duration_ns / 1e9))
+            except SensorError as error:
+                failures.append(str(error))
+        if duration_ns < self.shortest_ns:
+            failures = [
+                f"the window of {duration_ns / 1e6:.3g} ms is too short for a sensor that changes "
+                f"every {self.shortest_ns / LEAST_UPDATES / 1e6:.3g} ms; at least "
+                f"{self.shortest_ns / 1e6:.3g} ms are needed: sllmbench.measure_energy repeats a "
+                "call until they are over"
+            ]
+        if failures or not self._sensors:
+            return duration_ns, [], "; ".join(failures) or self.reason
+        return duration_ns, parts, None
 
-def _read(domain: RaplDomain) -> _Reading:
-    return _Reading(_read_uj(domain, domain.energy_file), _read_uj(domain, domain.range_file))
+    def _fill(self, duration_s: float, parts: list[Part]) -> None:
+        window = self._window
+        window.energy_j = sum(part.energy_j for part in parts)
+        window.uncertainty_j = sum(part.uncertainty_j for part in parts)
+        window.source = " and ".join(part.source for part in parts) + self._without_cpu
+        window.domains_j = {name: j for part in parts for name, j in part.domains_j.items()}
+        window.update_period_ns = max(sensor.update_ns for sensor in self._sensors)
+        window.idle_w = _idle_w.get(self._idle_key)
+        if window.idle_w is not None:
+            window.above_idle_j = window.energy_j - window.idle_w * duration_s
 
-
-def _read_uj(domain: RaplDomain, file: Path) -> int:
-    try:
-        text = file.read_text().strip()
-    except OSError as error:
-        raise _UnreadableError(f"{domain.name} {file.name}: {error.strerror}") from error
-    if not text.isdecimal():
-        raise _UnreadableError(f"{domain.name} {file.name} holds {text!r}, not a number")
-    return int(text)
-
-
-def _used_uj(domain: RaplDomain, before: _Reading, after: _Reading, duration_ns: int) -> int:
-    """Microjoules between two readings, at most one wrap apart."""
-    duration_s = duration_ns / 1e9
-    if duration_ns < SHORTEST_NS:
-        raise _UnreadableError(
-            f"the window of {duration_s * 1e3:.3g} ms is too short for a counter that steps every "
-            f"{_UPDATE_NS / 1e6:.0f} ms; at least {SHORTEST_NS / 1e6:.0f} ms are needed"
+    def _estimate(self, tdp_w: float, duration_s: float) -> tuple[float | None, str]:
+        found = load.shares(self._ticks, load.processor_ticks(self._roots))
+        if found is None:
+            return None, "no estimate: /proc/stat counted no processor time within the window"
+        busy = found[0] / 100
+        return (
+            tdp_w * busy * duration_s,
+            f"{tdp_w:g} W × {busy:.1%} of all processors' time × {duration_s:.3g} s",
         )
-    if duration_s * MOST_WATTS * 1e6 > after.range_uj:
-        raise _UnreadableError(
-            f"the window of {duration_s:.0f} s may hide a whole turn of {domain.name}'s counter; "
-            "measure fewer tokens at a time"
+
+
+def measure_energy(call: Callable[[], T], probe: EnergyProbe) -> tuple[EnergyWindow, list[T]]:
+    """Call until the probe's window is long enough for its sensors, and at least once.
+
+    Returns:
+        The window, with the number of calls in it, and what the calls returned.
+    """
+    results: list[T] = []
+    with probe as window:
+        while not results or not probe.long_enough():
+            results.append(call())
+    window.calls = len(results)
+    return window, results
+
+
+def add_up(windows: Sequence[EnergyWindow], tokens_per_call: int | None = None) -> Energy:
+    """Add up the windows of a phase; one without a figure leaves the sum without one.
+
+    Where a call makes no tokens, ``j_per_token`` is None.
+    """
+    missing = next((window.reason for window in windows if window.energy_j is None), None)
+    if missing is not None or not windows:
+        return Energy(
+            energy_j=None,
+            above_idle_j=None,
+            uncertainty_j=None,
+            j_per_token=None,
+            source=None,
+            update_period_ns=None,
+            window_ns=None,
+            reason=missing or "not measured",
         )
-    used_uj = after.energy_uj - before.energy_uj
-    if used_uj < 0:
-        used_uj += after.range_uj
-    if used_uj == 0:
-        raise _UnreadableError(f"{domain.name}'s counter did not move")
-    if not 0 < used_uj <= duration_s * MOST_WATTS * 1e6:
-        raise _UnreadableError(
-            f"{domain.name}'s counter went from {before.energy_uj} to {after.energy_uj} uJ in "
-            f"{duration_s:.3g} s: it was reset"
-        )
-    return used_uj
+    energy_j = _total(window.energy_j for window in windows)
+    names = dict.fromkeys(name for window in windows for name in window.domains_j)
+    return Energy(
+        energy_j=energy_j,
+        above_idle_j=_total(window.above_idle_j for window in windows),
+        uncertainty_j=_total(window.uncertainty_j for window in windows),
+        j_per_token=None
+        if energy_j is None or tokens_per_call is None
+        else energy_j / (tokens_per_call * sum(window.calls for window in windows)),
+        source=windows[-1].source,
+        update_period_ns=windows[-1].update_period_ns,
+        window_ns=sum(window.window_ns or 0 for window in windows),
+        windows_j=tuple(window.energy_j or 0.0 for window in windows),
+        domains_j={n: sum(w.domains_j.get(n, 0.0) for w in windows) for n in names},
+        idle_w=windows[-1].idle_w,
+        reason=None,
+    )
+
+
+def _total(values: Iterable[float | None]) -> float | None:
+    known = list(values)
+    return None if None in known else sum(value or 0.0 for value in known)
+
+
+def _synchronise(device: str) -> None:
+    """Wait until the GPU has done what was asked of it, if torch asked anything of one."""
+    torch = sys.modules.get("torch")
+    if device != "cpu" and torch is not None and torch.cuda.is_initialized():
+        torch.cuda.synchronize()

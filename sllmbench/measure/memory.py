@@ -21,11 +21,12 @@ class PeakRss:
         """Watch this process; ``roots`` stands for /proc."""
         self._process = roots.proc / "self"
         self._start_bytes: int | None = None
+        self._highest_bytes = 0
         self._reason: str | None = "it was not started"
 
     def start(self) -> None:
         """Reset the kernel's peak and note the resident memory now."""
-        self._start_bytes, self._reason = None, None
+        self._start_bytes, self._highest_bytes, self._reason = None, 0, None
         try:
             (self._process / "clear_refs").write_text(_RESET_PEAK)
         except OSError as error:
@@ -39,14 +40,32 @@ class PeakRss:
         else:
             self._start_bytes = now_bytes
 
-    def above_start_bytes(self) -> tuple[int | None, str | None]:
-        """Return the peak above the start, or None and the reason."""
+    def start_phase(self) -> None:
+        """Reset the kernel's peak for a phase; the peak since :meth:`start` is kept."""
+        if self._start_bytes is None:
+            return
+        self._highest_bytes = max(self._highest_bytes, self._read_bytes("VmHWM") or 0)
+        try:
+            (self._process / "clear_refs").write_text(_RESET_PEAK)
+        except OSError as error:
+            self._start_bytes = None
+            self._reason = f"the peak could not be reset again: {error.strerror}"
+
+    def phase_bytes(self) -> tuple[int | None, str | None]:
+        """Return the phase's peak above what was resident at :meth:`start`, or None, the reason."""
         if self._start_bytes is None:
             return None, self._reason
         peak_bytes = self._read_bytes("VmHWM")
         if peak_bytes is None:
             return None, "VmHWM is no longer in /proc/self/status"
         return max(0, peak_bytes - self._start_bytes), None
+
+    def above_start_bytes(self) -> tuple[int | None, str | None]:
+        """Return the peak above the start, or None and the reason."""
+        phase_bytes, reason = self.phase_bytes()
+        if phase_bytes is None or self._start_bytes is None:
+            return None, reason
+        return max(phase_bytes, self._highest_bytes - self._start_bytes), None
 
     def _read_bytes(self, field: str) -> int | None:
         number, _, unit = read_fields(self._process / "status").get(field, "").partition(" ")

@@ -1,31 +1,26 @@
-"""Times of prefill and decode on the CPU, and the median's interval.
-
-torch and transformers are imported where they are used: the interval is also for processes that
-never load a model.
-"""
+"""Times of prefill and decode on the CPU."""
 
 from __future__ import annotations
 
 import gc
 import inspect
 import itertools
-import math
-import statistics
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sllmbench.errors import InputError
 from sllmbench.measure.checks import require_cpu, require_positions
-from sllmbench.record import Interval
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     import torch
     from transformers import PreTrainedModel
+
+
+Phase = Literal["prefill", "decode"]
 
 
 @dataclass(frozen=True)
@@ -44,8 +39,16 @@ class RequestSample:
     itl_ns: tuple[int, ...]
 
 
-def time_request(model: PreTrainedModel, prompt_ids: torch.Tensor, n_gen: int) -> RequestSample:
+def time_request(
+    model: PreTrainedModel,
+    prompt_ids: torch.Tensor,
+    n_gen: int,
+    watch: Callable[[Phase, Any], None] | None = None,
+) -> RequestSample:
     """Time a prompt of ids [1, n_prompt] and ``n_gen`` greedy tokens after it.
+
+    ``watch`` is called with the cache after each phase, within the first token's and the last
+    token's time: not in requests whose times are to count.
 
     Raises:
         InputError: a prompt of another shape, ``n_gen`` below 1, more tokens than the model has
@@ -59,12 +62,16 @@ def time_request(model: PreTrainedModel, prompt_ids: torch.Tensor, n_gen: int) -
         start_ns = time.perf_counter_ns()
         out = model(prompt_ids, past_key_values=cache, use_cache=True, **kept)
         prefilled_ns = time.perf_counter_ns()
+        if watch is not None:
+            watch("prefill", out.past_key_values)
         token = out.logits[:, -1].argmax(-1, keepdim=True)
         chosen_ns = [time.perf_counter_ns()]
         for _ in range(n_gen - 1):
             out = model(token, past_key_values=out.past_key_values, use_cache=True, **kept)
             token = out.logits[:, -1].argmax(-1, keepdim=True)
             chosen_ns.append(time.perf_counter_ns())
+        if watch is not None:
+            watch("decode", out.past_key_values)
     return RequestSample(
         prefill_ns=prefilled_ns - start_ns,
         ttft_ns=chosen_ns[0] - start_ns,
@@ -104,42 +111,6 @@ def warm_up(model: PreTrainedModel, prompt_ids: torch.Tensor, n_gen: int) -> Non
     """
     time_request(model, prompt_ids, n_gen)
     time_decode(model, n_gen, int(prompt_ids[0, 0]))
-
-
-def median_interval(samples: Sequence[float], coverage: float = 0.95) -> Interval:
-    """Return the median and the narrowest symmetric pair of order statistics that covers it.
-
-    The number of samples below the true median is binomial whatever the distribution, so the
-    pair covers it with at least the probability ``coverage``; with too few samples for any pair
-    (five or fewer at 0.95) the bounds are None.
-
-    Raises:
-        ValueError: no samples, one that is not finite, or a coverage outside (0, 1).
-    """
-    if not samples or not all(math.isfinite(sample) for sample in samples):
-        raise ValueError("the samples must be finite numbers, at least one of them")
-    if not 0 < coverage < 1:
-        raise ValueError(f"coverage {coverage} is not between 0 and 1")
-    ordered = sorted(samples)
-    rank = _lowest_bound_rank(len(ordered), coverage)
-    return Interval(
-        median=statistics.median(ordered),
-        low=None if rank is None else ordered[rank],
-        high=None if rank is None else ordered[-1 - rank],
-        coverage=coverage,
-    )
-
-
-def _lowest_bound_rank(n: int, coverage: float) -> int | None:
-    """The largest rank r, from 0, with P(Binomial(n, 1/2) <= r) <= (1 - coverage) / 2."""
-    allowed = (1 - Fraction(coverage)) / 2 * 2**n
-    outside, rank = 0, None
-    for candidate in range(n // 2):
-        outside += math.comb(n, candidate)
-        if outside > allowed:
-            break
-        rank = candidate
-    return rank
 
 
 def _require_steps(model: PreTrainedModel, n_prompt: int, n_gen: int) -> None:

@@ -8,16 +8,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from sllmbench import _native, hardware, revision
+from sllmbench import hardware, revision
 from sllmbench.checkpoints.base import Progress, silent
 from sllmbench.errors import Failure, InputError
 from sllmbench.hardware import load
 from sllmbench.matmuls import resolve
-from sllmbench.measure.timing import median_interval
+from sllmbench.measure.sampling import ClockFacts, Rounds, Turn
 from sllmbench.microbench.plan import Case, KernelPlan, make_plan
-from sllmbench.record import KernelRecord, MachineFacts
+from sllmbench.microbench.roofs import Roofs
+from sllmbench.record import Interference, KernelRecord, MachineFacts
 from sllmbench.store import Store
 from sllmbench.worker import Worker, WorkerError
 
@@ -64,6 +65,8 @@ def compare_kernels(
     cache: str = "hot",
     baseline: str | None = None,
     rounds: int = 9,
+    precision: float | None = None,
+    max_seconds: float | None = None,
     seed: int = 0,
     store: Path | str | None = None,
     progress: Progress = silent,
@@ -84,7 +87,12 @@ def compare_kernels(
         cache: ``hot``, the same weight over and over, or ``cold``, copies of it that together
             exceed the last-level cache four times.
         baseline: the path that ratios are against; None takes torch:bf16, else the first peer.
-        rounds: turns of each path; six are the least that give a 95% interval.
+        rounds: turns of each path; six are the least that give a 95% interval. The fewest of them
+            with a precision.
+        precision: take more until half of each median's interval is narrower than this fraction of
+            it; the record says where that was not reached.
+        max_seconds: after which a comparison begins no further round; None takes 30 with a
+            precision and waits without one.
         seed: of the operands and of the order of turns.
         store: the SQLite file that records are added to; None takes the user's data directory.
         progress: told what is being done and the fraction that is done.
@@ -104,6 +112,8 @@ def compare_kernels(
             cache=cache,
             baseline=baseline,
             rounds=rounds,
+            precision=precision,
+            max_seconds=max_seconds,
             seed=seed,
         )
         return execute(plan, opened, progress)
@@ -136,7 +146,7 @@ class _Session:
         self._plan = plan
         self._turns = random.Random(plan.seed)
         self._workers: dict[str, Worker] = {}
-        self._roofs = _Roofs(self.result.failures)
+        self._roofs = Roofs(lambda: Worker("roofs", _MODULE), self.result.failures)
         self._run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
         self._commit = revision.current()
 
@@ -153,14 +163,16 @@ class _Session:
                 self._note(f"{path}, {case.shape.n}x{case.shape.k}: {reason}")
             elif (facts := self._ask(path, "bind", self._bind_arguments(path, case))) is not None:
                 bound[path] = facts
-        samples: dict[str, list[dict[str, Any]]] = {path: [] for path in bound}
+        rounds = Rounds(
+            {path: _Turns(self, path) for path in bound}, self._plan.limits, self._turns
+        )
         try:
-            self._take_turns(samples)
+            rounds.take()
         finally:  # an interrupt keeps the turns that were taken
-            taken = {path: turns for path, turns in samples.items() if turns}
-            for path, turns in taken.items():
+            taken = [path for path, turns in rounds.turns.items() if turns]
+            for path in taken:
                 others = tuple(other for other in taken if other != path)
-                self._keep(self._record(path, case, bound[path], turns, others))
+                self._keep(self._record(path, case, bound[path], rounds, others))
 
     def _keep(self, record: KernelRecord) -> None:
         self.result.records.append(record)
@@ -170,15 +182,13 @@ class _Session:
             message = f"path {record.path} was not stored: {error}"
             self.result.failures.append(Failure(record.path, message, ""))
 
-    def _take_turns(self, samples: dict[str, list[dict[str, Any]]]) -> None:
-        """Add the rounds' turns; a path that fails is taken out."""
-        for _ in range(self._plan.rounds):
-            for path in self._turns.sample(list(samples), len(samples)):
-                turn = self._ask(path, "turn", {"seconds": TURN_SECONDS})
-                if turn is None:
-                    del samples[path]
-                else:
-                    samples[path].append(turn)
+    def take_turn(self, path: str) -> Turn | None:
+        """Let the path's process take one sample; None where it fails."""
+        turn = self._ask(path, "turn", {"seconds": TURN_SECONDS})
+        if turn is None:
+            return None
+        interference = Interference.model_validate(turn["interference"])
+        return Turn(turn["median_ns"], turn["batches"], interference)
 
     def _ask(self, path: str, do: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
         """Let the path's process run for one command; None where it failed or would not."""
@@ -230,11 +240,10 @@ class _Session:
         path: str,
         case: Case,
         facts: dict[str, Any],
-        turns: list[dict[str, Any]],
+        rounds: Rounds,
         others: tuple[str, ...],
     ) -> KernelRecord:
-        samples = [turn["median_ns"] for turn in turns]
-        interval = median_interval(samples)
+        series = rounds.series(path, ClockFacts(**facts["clock"]))
         n, k, m = case.shape.n, case.shape.k, case.m
         moved = facts["weight_bytes"] + 4 * m * (n + k)
         operations = 2 * n * k * m
@@ -255,20 +264,21 @@ class _Session:
             cache=self._plan.cache,
             copies=copies,
             interleaved_with=others,
-            median_ns=interval.median,
-            ci95_ns=None
-            if interval.low is None or interval.high is None
-            else (interval.low, interval.high),
-            samples_ns=tuple(samples),
-            batches_per_sample=tuple(turn["batches"] for turn in turns),
-            clock_ns=facts["clock_ns"],
+            median_ns=series.median_ns,
+            ci95_ns=series.ci95_ns,
+            samples_ns=series.samples_ns,
+            batches_per_sample=series.calls_per_sample,
+            interference=series.interference,
+            n_disturbed=series.kept.n_disturbed,
+            disturbed=series.kept.disturbed,
+            sampling=series.sampling,
             weight_bytes=facts["weight_bytes"],
             moved_bytes=moved,
-            gbs=moved / interval.median,
-            gflops=operations / interval.median,
+            gbs=moved / series.median_ns,
+            gflops=operations / series.median_ns,
             roof_gbs=roof.gbs,
             roof_gops=roof.gops,
-            roof_fraction=None if roof.ns is None else roof.ns / interval.median,
+            roof_fraction=None if roof.ns is None else roof.ns / series.median_ns,
             bound=roof.bound,
             roof_reason=roof.reason,
             max_rel_error=facts["max_rel_error"],
@@ -276,70 +286,11 @@ class _Session:
 
 
 @dataclass(frozen=True)
-class _Roof:
-    gbs: float | None
-    gops: float | None
-    ns: float | None
-    bound: Literal["memory", "compute"] | None
-    reason: str | None
+class _Turns:
+    """A path as a candidate."""
 
+    session: _Session
+    path: str
 
-class _Roofs:
-    """Read bandwidths and peak rates, each measured once, while all others stand still."""
-
-    def __init__(self, failures: list[Failure]) -> None:
-        """Start the process; what goes wrong is added to ``failures``."""
-        self._failures = failures
-        self.worker = self._started()
-        self._known: dict[tuple[Any, ...], float] = {}
-
-    def roof(
-        self, facts: dict[str, Any], copies: int, threads: int, moved: int, operations: int
-    ) -> _Roof:
-        """The shortest time that memory and arithmetic leave for one product.
-
-        Where it cannot be measured the record is kept, with the reason in its place.
-        """
-        try:
-            return self._roof(facts, copies, threads, moved, operations)
-        except WorkerError as error:
-            if all(known.message != str(error) for known in self._failures):
-                self._failures.append(Failure(self.worker.path, str(error), error.detail))
-            self.worker.kill()
-            self.worker = self._started()
-            return _Roof(None, None, None, None, str(error))
-
-    @staticmethod
-    def _started() -> Worker:
-        worker = Worker("roofs", _MODULE)
-        worker.pause()
-        return worker
-
-    def _roof(
-        self, facts: dict[str, Any], copies: int, threads: int, moved: int, operations: int
-    ) -> _Roof:
-        gbs = self._measure(
-            "read_bandwidth", "gbs", bytes=facts["weight_bytes"] * copies, threads=threads
-        )
-        memory_ns = moved / gbs
-        kind = {"int8": "int8", "exact": "fp32", "float32": "fp32"}.get(facts["use"]["arithmetic"])
-        isas = _native.supported_isas()
-        # Only ours says what it runs on in these words; a peer may use all that the machine has.
-        isa = facts["use"]["isa"] if facts["use"]["kernel"].startswith("fused-") else isas[-1]
-        gops = self._measure("peak_rate", "gops", kind=kind or "fp32", isa=isa, threads=threads)
-        compute_ns = operations / gops
-        if kind is not None:
-            bound: Literal["memory", "compute"] = "memory" if memory_ns >= compute_ns else "compute"
-            return _Roof(gbs, gops, max(memory_ns, compute_ns), bound, None)
-        if memory_ns >= compute_ns:  # another arithmetic than float32 is faster, if anything
-            return _Roof(gbs, None, memory_ns, "memory", None)
-        reason = f"no peak rate is measured for {facts['use']['arithmetic']}"
-        return _Roof(gbs, None, None, None, reason)
-
-    def _measure(self, what: str, unit: str, **arguments: Any) -> float:
-        key = (what, *arguments.values())
-        if key not in self._known:
-            self.worker.resume()
-            self._known[key] = self.worker.ask(what, **arguments)[unit]
-            self.worker.pause()
-        return self._known[key]
+    def turn(self) -> Turn | None:
+        return self.session.take_turn(self.path)

@@ -12,6 +12,7 @@ from sllmbench.hardware import cpu, memory
 from sllmbench.hardware.roots import SYSTEM
 from sllmbench.matmuls import Arithmetic, matmul_names, resolve
 from sllmbench.matmuls.native import check_isa
+from sllmbench.measure.sampling import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +36,8 @@ DEFAULT_PATHS = (
     "ggml:q8_0",
 )
 _COLD_TIMES_CACHE = 4
+_PRECISION_SECONDS = 30.0
+"""Of one comparison, to reach a precision where nothing else is said."""
 _LARGEST_SIDE = 1 << 20
 _PROCESS_BYTES = 250 << 20
 """Resident memory of a process with torch or OpenVINO imported; ours takes 50 MB."""
@@ -79,7 +82,7 @@ class KernelPlan:
     isa: str | None
     cache: Cache
     baseline: str
-    rounds: int
+    limits: Limits
     seed: int
     cold_bytes: int
 
@@ -96,6 +99,8 @@ def make_plan(
     cache: str,
     baseline: str | None,
     rounds: int,
+    precision: float | None = None,
+    max_seconds: float | None = None,
     seed: int,
 ) -> KernelPlan:
     """Check every argument; they are as in :func:`sllmbench.microbench.compare_kernels`.
@@ -109,8 +114,9 @@ def make_plan(
         raise InputError(f"unknown arithmetic {arithmetic!r}; choose exact or int8")
     if cache not in get_args(Cache):
         raise InputError(f"unknown cache state {cache!r}; choose hot or cold")
-    if rounds < 1:
-        raise InputError(f"rounds must be at least 1, not {rounds}")
+    if max_seconds is None and precision is not None:
+        max_seconds = _PRECISION_SECONDS
+    limits = Limits(rounds, precision, max_seconds)
     check_isa(isa)
     try:
         default_threads = _native.threads()
@@ -138,7 +144,7 @@ def make_plan(
         isa,
         cast("Cache", cache),
         baseline or _default_baseline(runnable),
-        rounds,
+        limits,
         seed,
         cold_bytes,
     )

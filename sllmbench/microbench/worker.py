@@ -6,9 +6,8 @@ import gc
 import math
 import statistics
 import sys
-import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -16,6 +15,8 @@ from sllmbench import _native
 from sllmbench.errors import InputError
 from sllmbench.hardware.roofs import PEAK_SECONDS, READ_SECONDS, WINDOWS
 from sllmbench.matmuls import Operands, resolve
+from sllmbench.measure.interference import Watch
+from sllmbench.measure.sampling import CLOCK_SHARE, ClockFacts, open_clock
 from sllmbench.worker import serve
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 OUTLIER_EVERY, OUTLIER_FACTOR = 509, 50
 """Activations have channels far above the others; int8 arithmetic must show what they cost it."""
-_CLOCK_SHARE = 0.01
 _WARM_SHARE = 0.1
 """Of a turn, spent on untimed calls."""
 _WARM_CALLS = 2
@@ -39,8 +39,9 @@ class KernelWorker:
     """One path's process; each public method is one command."""
 
     def __init__(self) -> None:
-        """Measure the clock; the rest comes with the commands."""
-        self._clock_ns = clock_ns()
+        """Calibrate the clock; the rest comes with the commands."""
+        self._clock = open_clock()
+        self._watch = Watch()
         self._calls: Sequence[Callable[[], object]] = ()
         self._products_per_call = 1
         self._weight: NDArray[np.float32] = np.empty((0, 0), np.float32)
@@ -74,18 +75,24 @@ class KernelWorker:
             "use": asdict(bound.use()),
             "weight_bytes": bound.weight_bytes,
             "max_rel_error": error,
-            "clock_ns": self._clock_ns,
+            "clock": asdict(ClockFacts.of(self._clock)),
         }
 
     def turn(self, seconds: float) -> dict[str, Any]:
         """Call for about ``seconds``, at least three times; the median time of a product."""
         gc.disable()  # a full collection takes longer than most calls
         try:
-            times = time_calls(self._calls, seconds, self._clock_ns)
+            self._watch.forget()
+            self._watch.start()
+            times = time_calls(self._calls, seconds, self._clock)
+            interference = self._watch.stop()
         finally:
             gc.enable()
-        median_ns = statistics.median(times) / self._products_per_call
-        return {"median_ns": median_ns, "batches": len(times)}
+        return {
+            "median_ns": statistics.median(times) / self._products_per_call,
+            "batches": len(times),
+            "interference": interference.model_dump(),
+        }
 
     def read_bandwidth(self, bytes: int, threads: int) -> dict[str, Any]:
         """The best of a few windows, GB/s."""
@@ -128,43 +135,38 @@ def max_rel_error(
     return worst if np.isfinite(worst) else float(np.finfo(np.float64).max)
 
 
-def clock_ns() -> float:
-    """What one reading of the clock costs."""
-    times = []
-    for _ in range(9):
-        start = time.perf_counter_ns()
-        for _ in range(1000):
-            time.perf_counter_ns()
-        times.append((time.perf_counter_ns() - start) / 1000)
-    return min(times)
+class Timer(Protocol):
+    """What :func:`time_calls` asks of a clock."""
+
+    @property
+    def cost_ns(self) -> float:
+        """Of one reading."""
+
+    def time_batch(
+        self, calls: Sequence[Callable[[], object]], count: int, first: int = 0
+    ) -> float:
+        """Nanoseconds of ``count`` calls in turn, beginning with number ``first``."""
 
 
-def time_calls(
-    calls: Any, seconds: float, clock_cost_ns: float, now: Callable[[], int] = time.perf_counter_ns
-) -> list[float]:
+def time_calls(calls: Sequence[Callable[[], object]], seconds: float, clock: Timer) -> list[float]:
     """Nanoseconds a call, of batches long enough that the clock is below 1% of them.
 
     First untimed calls: others ran since the last turn, threads sleep and caches are cold. How long
     a batch must be is judged from the fastest of them, never from one that had to wake a thread.
     """
-    passes: list[float] = []
-    warm = now() + _WARM_SHARE * seconds * 1e9
-    while not passes or now() < warm:
-        start = now()
-        for call in calls:
-            call()
-        passes.append((now() - start - clock_cost_ns) / len(calls))
-    batch = math.ceil(clock_cost_ns / (_CLOCK_SHARE * max(min(passes), 1)))
-    turned = 0
+    fastest, spent = math.inf, 0.0
+    while spent < _WARM_SHARE * seconds * 1e9 or fastest == math.inf:
+        took = clock.time_batch(calls, len(calls))
+        spent += took
+        fastest = min(fastest, (took - clock.cost_ns) / len(calls))
+    batch = math.ceil(clock.cost_ns / (CLOCK_SHARE * max(fastest, 1)))
+    turned, spent = 0, 0.0
     times: list[float] = []
-    end = now() + seconds * 1e9
-    while now() < end or len(times) < 3:
-        chosen = [calls[(turned + i) % len(calls)] for i in range(batch)]
+    while spent < seconds * 1e9 or len(times) < 3:
+        took = clock.time_batch(calls, batch, turned)
         turned += batch
-        start = now()
-        for call in chosen:
-            call()
-        times.append((now() - start) / batch)
+        spent += took
+        times.append(took / batch)
     return times
 
 

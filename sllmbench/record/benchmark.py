@@ -20,6 +20,7 @@ class BenchmarkRecord(Origin):
     """pytest's node id."""
     isa: str
     threads: int
+    cache: Literal["hot", "cold"]
     median_ns: float
     """Of the undisturbed samples, or of all where those are too few; a call's time."""
     ci95_ns: tuple[float, float] | None
@@ -28,6 +29,9 @@ class BenchmarkRecord(Origin):
     calls_per_sample: tuple[int, ...]
     interference: tuple[Interference, ...]
     """Beside each sample."""
+    n_disturbed: int
+    disturbed: bool
+    """Whether so many samples are that the median is of all of them."""
     sampling: Sampling
     flops_per_call: float | None
     bytes_per_call: float | None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from sllmbench.record.base import Frozen
 
 
@@ -13,7 +15,7 @@ class Energy(Frozen):
     above_idle_j: float | None
     """Less what the idle machine, measured before, takes in the same time."""
     uncertainty_j: float | None
-    """Half the width within which the sensor's steps leave ``energy_j``."""
+    """How far the sensors' steps leave ``energy_j`` open, either way; their own error is apart."""
     j_per_token: float | None
     """Gross."""
     source: str | None
@@ -23,7 +25,11 @@ class Energy(Frozen):
     window_ns: int | None
     """The windows' total length."""
     windows_j: tuple[float, ...] = ()
-    """Each window's gross energy."""
+    """Each window's gross energy; empty where one of them has no figure."""
+    domains_j: dict[str, float] = Field(default_factory=dict)
+    """Each counter's part apart; cores lie within their package."""
+    idle_w: float | None = None
+    """The idle power that was taken off, measured before the model was loaded."""
     reason: str | None
     """Why there is no figure, with the remedy where one is known."""
     estimate_j: float | None = None

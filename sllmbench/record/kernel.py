@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Literal
 
 from sllmbench.record.base import Origin
+from sllmbench.record.sampling import Interference, Sampling  # noqa: TC001  (pydantic reads it at run time)
 
-KERNEL_SCHEMA_VERSION = 2
+KERNEL_SCHEMA_VERSION = 3
 """History:
 1  first version
 2  kind, machine and commit
+3  interference, sampling, n_disturbed, disturbed; clock_ns is sampling.clock_cost_ns
 """
 
 
@@ -37,13 +39,19 @@ class KernelRecord(Origin):
     interleaved_with: tuple[str, ...]
     """Paths that took turns with this one."""
     median_ns: float
+    """Of the undisturbed samples, or of all (``disturbed``)."""
     ci95_ns: tuple[float, float] | None
     """Distribution-free; None with fewer than six samples."""
     samples_ns: tuple[float, ...]
     batches_per_sample: tuple[int, ...]
     """Timed batches of calls that each sample is the median of."""
-    clock_ns: float
-    """What reading the clock costs; it is part of every timed batch once."""
+    interference: tuple[Interference, ...]
+    """Beside each sample, its untimed calls and its batches together."""
+    n_disturbed: int
+    """Samples that something disturbed."""
+    disturbed: bool
+    """Whether too few were undisturbed, so that the median is of all."""
+    sampling: Sampling
     weight_bytes: int
     moved_bytes: int
     """The stored weight, the float32 activations and the float32 product, once each."""

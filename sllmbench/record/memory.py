@@ -21,7 +21,10 @@ class PhaseMemory(Frozen):
     """The part of it that is resident."""
     kv_cache_bytes: int | None
     cuda_allocated_bytes: int | None = None
+    """The phase's peak of tensors; this and the next two only of models on a GPU."""
     cuda_reserved_bytes: int | None = None
+    """The phase's peak of torch's allocator."""
     cuda_driver_bytes: int | None = None
+    """At the phase's end, of the whole GPU: contexts, kernels and other processes are in it."""
     reason: str | None
     """Why a figure is missing."""

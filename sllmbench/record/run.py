@@ -5,11 +5,16 @@ from __future__ import annotations
 from typing import Literal
 
 from sllmbench.record.base import Frozen, Interval, Origin
+from sllmbench.record.energy import Energy  # noqa: TC001  (pydantic reads it at run time)
+from sllmbench.record.memory import PhaseMemory  # noqa: TC001
+from sllmbench.record.sampling import Interference, Sampling  # noqa: TC001
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """History:
 1  first version
 2  kind and commit
+3  energy of prefill and decode apart, with its provenance; memory by phase;
+   interference, sampling, n_disturbed, disturbed
 """
 
 
@@ -32,8 +37,6 @@ class Samples(Frozen):
     """Inter-token latencies of each repetition's request, n_gen - 1 of them."""
     decode_ns: tuple[int, ...] = ()
     """n_gen decode steps from an empty cache, as llama-bench's tg test times them."""
-    energy_j: tuple[float, ...] = ()
-    """Joules of each of those decodes; empty where one of them has no figure."""
 
 
 class Quality(Frozen):
@@ -96,11 +99,12 @@ class Record(Origin):
     peak_rss_reason: str | None
     """Why there is no peak."""
 
-    energy_j: float | None
-    energy_j_per_token: float | None
-    energy_source: str | None
-    energy_reason: str | None
-    """Why there is no energy figure."""
+    memory: tuple[PhaseMemory, ...]
+    """Loading, prefill and decode of one untimed request, in this order."""
+
+    prefill_energy: Energy
+    decode_energy: Energy
+    """Of the decodes that ``samples.decode_ns`` times, short ones repeated."""
 
     perplexity: float | None
     kl_divergence: float | None
@@ -110,3 +114,11 @@ class Record(Origin):
     """Why there is no quality figure."""
 
     samples: Samples
+    interference: tuple[Interference, ...]
+    """Beside each repetition, its request and its decode together."""
+    n_disturbed: int
+    """Repetitions that something disturbed."""
+    disturbed: bool
+    """Whether too few were undisturbed, so that the medians are of all."""
+    sampling: Sampling
+    """``precision_reached`` is the wider of prefill's and decode's."""

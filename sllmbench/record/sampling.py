@@ -11,7 +11,7 @@ class GpuState(Frozen):
     """A GPU beside one sample; what its driver does not tell is None."""
 
     sm_clock_hz: float | None
-    throttle_reasons: tuple[str, ...]
+    throttle_reasons: tuple[str, ...] | None
     temperature_c: float | None
     foreign_processes: int | None
 
@@ -24,9 +24,14 @@ class Interference(Frozen):
     wait_ns: int | None
     """How long this process's threads were ready to run and did not, together."""
     steal_ns: int | None
-    """Time that the host took from the processors, in steps of the kernel's tick."""
+    """Time that the host took from the processors within ``tick_window_ns``, in steps of the
+    kernel's tick."""
     foreign_cpu_ns: int | None
-    """Processor time of other processes, in steps of the kernel's tick."""
+    """Processor time of other processes within ``tick_window_ns``, in steps of the kernel's
+    tick."""
+    tick_window_ns: int | None = None
+    """How long what comes in ticks was watched: it ends with the sample and begins earlier where
+    the sample is too short for ticks. None: ``window_ns``."""
     involuntary_switches: int | None
     migrations: int | None
     minor_faults: int | None
@@ -36,7 +41,7 @@ class Interference(Frozen):
     temperature_c: float | None
     gpu: GpuState | None = None
     causes: tuple[str, ...]
-    """Why the sample counts as disturbed; empty where it does not."""
+    """Why the sample counts as disturbed, as ``kind: how much``; empty where it does not."""
 
 
 class Sampling(Frozen):
@@ -44,11 +49,19 @@ class Sampling(Frozen):
 
     clock: Literal["monotonic", "tsc", "cuda_event"]
     clock_cost_ns: float
-    """What one reading of the clock costs, measured."""
+    """What one reading of the clock costs, measured; every timed batch holds one."""
+    clock_resolution_ns: float | None = None
+    """The smallest step between readings in a row; a reading's own time is in it."""
+    clock_rate_uncertainty: float | None = None
+    """How far a nanosecond of the clock may be off, as a fraction, from its calibration."""
+    call_cost_ns: float | None = None
+    """What calling an empty function takes; it is part of every call's time. None where no function
+    is called in between."""
     warm_up_samples: int
     """Samples thrown away before the first that counts."""
-    warm: bool
-    """Whether the last of them no longer drifted."""
+    warm: bool | None
+    """Whether the samples that count no longer drifted at first; None where they are too few to
+    tell."""
     precision_asked: float | None
     """Half the width of the median's 95% interval, as a fraction of it; None: a fixed number."""
     precision_reached: float | None

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     _Axis = Callable[[Record], "_Range | None"]
 
 MISSING = "–"
-PARETO_MARK, INCOMPLETE_MARK = "*", "†"
+PARETO_MARK, INCOMPLETE_MARK, DISTURBED_MARK = "*", "†", "~"
 _LONGEST_NAME_IN_HEADER = 6
 
 
@@ -84,8 +84,13 @@ def cost_columns(records: Sequence[Record], reference: str) -> list[Column]:
         Column("peak RSS MB", _numbers(records, lambda r: _scaled(r.peak_rss_bytes, 1e6)), 1),
         Column(against, _ratios(records, base, lambda r: r.peak_rss_bytes), 8),
     ]
-    if any(r.energy_j_per_token is not None for r in records):
-        columns.append(Column("J/token", _numbers(records, lambda r: r.energy_j_per_token), 4))
+    first = records[0]
+    if any(r.decode_energy.j_per_token is not None for r in records):
+        cells = _numbers(records, lambda r: r.decode_energy.j_per_token)
+        columns.append(Column(f"tg{first.n_gen} J/token", cells, 4))
+    if any(r.prefill_energy.j_per_token is not None for r in records):
+        cells = _numbers(records, lambda r: r.prefill_energy.j_per_token)
+        columns.append(Column(f"pp{first.n_prompt} J/token", cells, 4))
     if any(r.quality is not None for r in records):
         columns += [
             Column("perplexity", _numbers(records, lambda r: r.perplexity, digits=4), 2),
@@ -137,11 +142,13 @@ def _decimals(value: float, digits: int) -> int:
 
 def _paths(records: Sequence[Record]) -> Column:
     best = set(pareto(records))
-    marks = (
-        (INCOMPLETE_MARK if not r.complete else "") + (PARETO_MARK if r.path in best else "")
+    marks = [
+        (INCOMPLETE_MARK if not r.complete else "")
+        + (DISTURBED_MARK if r.disturbed else "")
+        + (PARETO_MARK if r.path in best else "")
         for r in records
-    )
-    width = 2 if any(not r.complete and r.path in best for r in records) else 1
+    ]
+    width = max(1, *map(len, marks))
     cells = tuple(f"{mark:<{width}} {r.path}" for mark, r in zip(marks, records, strict=True))
     return Column(f"{'':<{width}} path", cells, 0)
 

@@ -7,8 +7,9 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from sllmbench.record import Interval
-from sllmbench.report.columns import MISSING, Column, number, ratio_title, spread
+from sllmbench.report.columns import DISTURBED_MARK, MISSING, Column, number, ratio_title, spread
 from sllmbench.report.grids import csv_rows, markdown_grid, markdown_notes, notes_grid, text_grid
+from sllmbench.report.sampling import DISTURBED_NOTE, Sampled, sampling_notes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -100,7 +101,10 @@ def _comparisons(
 
 
 def _columns(rows: Sequence[KernelRecord], baseline: str) -> list[Column]:
-    marks = [WRONG_MARK if r.max_rel_error > _WRONG else " " for r in rows]
+    marks = [
+        WRONG_MARK if r.max_rel_error > _WRONG else DISTURBED_MARK if r.disturbed else " "
+        for r in rows
+    ]
     return [
         Column("  path", tuple(f"{mark} {r.path}" for mark, r in zip(marks, rows, strict=True)), 0),
         Column("µs", tuple(spread(_interval(r), 1e3) for r in rows), 1),
@@ -130,6 +134,7 @@ def _notes(
             "median of the turns' medians ± the farther end of its 95% interval, every path in a"
             " process of its own, stopped while another has its turn",
         ),
+        *[("turns", text) for text in sampling_notes([_of_kernel(r) for r in records])],
         (
             "roof",
             "share of what the machine allows: the stored weight, activations and product once at"
@@ -145,11 +150,18 @@ def _notes(
         *[("missing", text) for text in missing],
         ("machine", f"{machine.cpu_model}, {machine.cores} cores; {machine.os}; {libraries}"),
     ]
+    if any(r.disturbed for r in records):
+        notes.insert(0, (DISTURBED_MARK, DISTURBED_NOTE))
     wrong = [r for r in records if r.max_rel_error > _WRONG]
     if wrong:
         names = ", ".join(dict.fromkeys(f"{r.path} ({r.n}x{r.k})" for r in wrong))
         notes.insert(0, (WRONG_MARK, f"the product is wrong, so its time means nothing: {names}"))
     return notes
+
+
+def _of_kernel(record: KernelRecord) -> Sampled:
+    name = f"{record.path} ({record.n}x{record.k}, m = {record.m})"
+    return Sampled(name, record.interference, record.disturbed, record.sampling)
 
 
 def _kernels(records: Sequence[KernelRecord]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sllmbench.report.columns import (
+    DISTURBED_MARK,
     INCOMPLETE_MARK,
     NOISE,
     PARETO_MARK,
@@ -12,11 +13,12 @@ from sllmbench.report.columns import (
     ratio_title,
     without_all_axes,
 )
+from sllmbench.report.sampling import DISTURBED_NOTE, Sampled, sampling_notes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sllmbench.record import LayerKernel, Quality, Record
+    from sllmbench.record import Energy, LayerKernel, Quality, Record
 
 
 def notes(records: Sequence[Record], reference: str) -> list[tuple[str, str]]:
@@ -24,8 +26,15 @@ def notes(records: Sequence[Record], reference: str) -> list[tuple[str, str]]:
     return [
         (PARETO_MARK, _pareto(records)),
         *[(INCOMPLETE_MARK, text) for text in _incomplete(records)],
+        *([(DISTURBED_MARK, DISTURBED_NOTE)] if any(r.disturbed for r in records) else []),
         ("ratios", _ratios(records, reference)),
         ("timing", _timing(records)),
+        *[
+            ("timing", text)
+            for text in sampling_notes(
+                [Sampled(r.path, r.interference, r.disturbed, r.sampling) for r in records]
+            )
+        ],
         *[("kernels", text) for text in _by_value(records, _kernels)],
         *[("lm_head", text) for text in _by_value(records, lambda r: r.lm_head)],
         ("memory", _memory(records)),
@@ -123,9 +132,22 @@ def _memory(records: Sequence[Record]) -> str:
         "weights: all tensors as held, tied ones once; peak RSS: from before loading to the last"
         " timing, above the process's own after its imports; MB = 10⁶ bytes"
     )
+    held = sorted({p.kv_cache_bytes for r in records for p in r.memory if p.kv_cache_bytes})
+    if held:
+        n_tokens = records[0].n_prompt + records[0].n_gen
+        text += f"; KV cache of up to {n_tokens} tokens: {number(held[-1] / 1e6)} MB"
+    mapped = [r for r in records if any(p.file_mapped_bytes for p in r.memory)]
+    if mapped:
+        text += "; mapped from files: " + "; ".join(_by_value(mapped, _mapped, always_named=True))
     missing = [r for r in records if r.peak_rss_bytes is None]
     reasons = "; ".join(_by_value(missing, lambda r: r.peak_rss_reason))
     return f"{text}; no peak RSS: {reasons}" if missing else text
+
+
+def _mapped(record: Record) -> str:
+    last = record.memory[-1]
+    total, resident = ((last.file_mapped_bytes or 0) / 1e6, (last.file_resident_bytes or 0) / 1e6)
+    return f"{number(total)} MB, {number(resident)} MB of it resident at the end"
 
 
 def _quality(records: Sequence[Record]) -> list[str]:
@@ -164,9 +186,27 @@ def _divergence(measured: Sequence[Quality]) -> list[str]:
 
 
 def _energy(record: Record) -> str:
-    if record.energy_j is None:
-        return f"not measured: {record.energy_reason}"
-    return f"J/token: {record.energy_source}, over tg{record.n_gen}"
+    phases = {
+        f"pp{record.n_prompt}": record.prefill_energy,
+        f"tg{record.n_gen}": record.decode_energy,
+    }
+    known = {name: energy for name, energy in phases.items() if energy.energy_j is not None}
+    missing = {name: energy.reason for name, energy in phases.items() if energy.energy_j is None}
+    texts = []
+    if known:
+        widths = (f"{name} ±{_uncertainty(energy):.1%}" for name, energy in known.items())
+        source = next(iter(known.values())).source
+        texts.append(f"J/token: {source}; the sensor's steps leave {', '.join(widths)}")
+    if len(set(missing.values())) == 1:
+        which = "" if len(missing) == len(phases) else f" of {next(iter(missing))}"
+        texts.append(f"not measured{which}: {next(iter(missing.values()))}")
+    else:
+        texts += [f"not measured of {name}: {reason}" for name, reason in missing.items()]
+    return "; ".join(texts)
+
+
+def _uncertainty(energy: Energy) -> float:
+    return (energy.uncertainty_j or 0.0) / energy.energy_j if energy.energy_j else 0.0
 
 
 def _machine(record: Record) -> str:

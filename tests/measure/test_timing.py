@@ -1,24 +1,18 @@
-"""What the clocks contain, on a real model; the interval of the median against its theory."""
+"""What the clocks contain, on a real model."""
 
 from __future__ import annotations
 
 import gc
-import math
 import time
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy import stats
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from sllmbench.errors import InputError
 from sllmbench.measure.timing import (
     RequestSample,
-    median_interval,
     time_decode,
     time_request,
     warm_up,
@@ -250,60 +244,3 @@ def test_a_device_with_a_queue_is_refused(llama: Any) -> None:
 
 def test_a_sample_is_hashable_and_equal_by_value() -> None:
     assert len({RequestSample(1, 2, (3,)), RequestSample(1, 2, (3,))}) == 1
-
-
-@pytest.mark.parametrize(
-    ("n", "low", "high"),
-    # Ranks of the sign test's interval at 95%, as tables of it print them (from 1).
-    [(5, None, None), (6, 1, 6), (8, 1, 8), (9, 2, 8), (12, 3, 10), (20, 6, 15), (50, 18, 33)],
-)
-def test_the_ranks_are_those_of_the_tables(n: int, low: int | None, high: int | None) -> None:
-    samples = np.random.default_rng(n).permutation(np.arange(1.0, n + 1)).tolist()
-    interval = median_interval(samples)
-    assert interval.median == (n + 1) / 2
-    assert (interval.low, interval.high) == (low, high)
-
-
-@given(n=st.integers(1, 400), coverage=st.floats(0.01, 0.9999))
-def test_the_interval_covers_and_no_narrower_pair_does(n: int, coverage: float) -> None:
-    interval = median_interval(range(n), coverage)
-    binomial = stats.binom(n, 0.5)
-
-    def covered(rank: int) -> float:
-        return 1 - 2 * float(binomial.cdf(rank))
-
-    slack = 1e-9  # scipy's own rounding
-    if interval.low is None:
-        assert interval.high is None
-        assert n == 1 or covered(0) < coverage + slack
-    else:
-        rank = int(interval.low)
-        assert interval.high == n - 1 - rank
-        assert covered(rank) >= coverage - slack
-        if rank + 1 < n - 1 - (rank + 1):
-            assert covered(rank + 1) < coverage + slack
-
-
-@pytest.mark.parametrize("n", [6, 15, 40])
-def test_the_interval_covers_the_median_as_often_as_it_says(n: int) -> None:
-    rounds = 3000
-    draws = np.random.default_rng(n).exponential(size=(rounds, n))
-    intervals = [median_interval(row) for row in draws.tolist()]
-    covered = np.mean([i.low <= math.log(2) <= i.high for i in intervals])
-    rank = draws[0].tolist().index(intervals[0].low)
-    rank = int((draws[0] < draws[0][rank]).sum())
-    exact = 1 - 2 * stats.binom.cdf(rank, n, 0.5)
-    assert exact >= 0.95
-    assert abs(covered - exact) < 4 * math.sqrt(exact * (1 - exact) / rounds)
-
-
-@pytest.mark.parametrize("samples", [[], [1.0, 2.0, 3.0, math.nan], [math.inf]])
-def test_an_interval_of_nothing_or_of_no_numbers_is_refused(samples: list[float]) -> None:
-    with pytest.raises(ValueError, match="must be finite"):
-        median_interval(samples)
-
-
-@pytest.mark.parametrize("coverage", [0.0, 1.0, math.nan])
-def test_an_impossible_coverage_is_refused(coverage: float) -> None:
-    with pytest.raises(ValueError, match="coverage"):
-        median_interval([1.0] * 9, coverage)

@@ -85,6 +85,9 @@ def test_every_path_has_its_record_and_its_turn_alone(watched: type[Watched]) ->
     assert len({tuple(taken) for taken in rounds}) > 1  # 1 in 7776 by chance, but the seed is fixed
     for record in result.records:
         assert len(record.samples_ns) == len(record.batches_per_sample) == ROUNDS
+        assert len(record.interference) == ROUNDS
+        assert record.n_disturbed == sum(bool(what.causes) for what in record.interference)
+        assert record.sampling.stopped_by == "rounds"
         assert record.ci95_ns is not None
         low, high = record.ci95_ns
         assert 0 < low <= record.median_ns <= high
@@ -96,6 +99,19 @@ def test_every_path_has_its_record_and_its_turn_alone(watched: type[Watched]) ->
     assert errors["int4-g32"] < 1e-5
     assert errors["torch:fp32"] < 1e-5 < errors["torch:int4pack-g32"] < 0.02
     assert not any(psutil.pid_exists(worker.pid) for worker in watched.alive)
+
+
+def test_a_precision_takes_more_rounds_and_time_ends_them(watched: type[Watched]) -> None:
+    result = compare(rounds=2, precision=0.2, max_seconds=20, paths=PATHS[:2])
+    for record in result.records:
+        assert record.sampling.precision_asked == 0.2
+        assert record.sampling.stopped_by == "precision"
+        assert len(record.samples_ns) + record.sampling.warm_up_samples >= 12
+        assert (record.sampling.precision_reached or 1) <= 0.2
+    started = time.monotonic()
+    result = compare(rounds=2, precision=1e-6, max_seconds=1, paths=PATHS[:2])
+    assert time.monotonic() - started > 1
+    assert {record.sampling.stopped_by for record in result.records} == {"time"}
 
 
 def test_a_path_that_dies_is_named_and_the_others_go_on(watched: type[Watched]) -> None:

@@ -5,76 +5,95 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from sllmbench.errors import InputError
+from sllmbench.measure.sampling import ClockFacts
 from sllmbench.microbench.worker import (
     OUTLIER_EVERY,
     KernelWorker,
-    clock_ns,
     make_activations,
     make_weight,
     max_rel_error,
     time_calls,
 )
+from sllmbench.record import Interference
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 
 class Clock:
     """A clock that only moves when it is read or something is done."""
 
-    def __init__(self, reading_ns: int) -> None:
-        self.now_ns = 0
-        self.reading_ns = reading_ns
-        self.readings = 0
+    cost_ns = 50.0
 
-    def __call__(self) -> int:
-        self.readings += 1
-        self.now_ns += self.reading_ns
-        return self.now_ns
+    def __init__(self) -> None:
+        self.now_ns = 0.0
+        self.batches: list[int] = []
+
+    def time_batch(
+        self, calls: Sequence[Callable[[], object]], count: int, first: int = 0
+    ) -> float:
+        self.batches.append(count)
+        start = self.now_ns
+        for i in range(count):
+            calls[(first + i) % len(calls)]()
+        self.now_ns += self.cost_ns
+        return self.now_ns - start
 
 
 def test_short_calls_are_timed_in_batches_that_hide_the_clock() -> None:
-    clock, done = Clock(50), 0
+    clock, done = Clock(), 0
 
     def call() -> None:
         nonlocal done
         done += 1
         clock.now_ns += 200
 
-    times = time_calls([call], 1e-3, 50, clock)
+    times = time_calls([call], 1e-3, clock)
     # A reading is 50 ns; in a batch of 200 ns calls it must stay below 1%.
-    assert all(200 <= time <= 202 for time in times)
+    assert all(200 < time <= 202 for time in times)
     assert done >= len(times) * 25
 
 
 def test_long_calls_are_timed_one_by_one_and_three_times_at_least() -> None:
-    clock, calls = Clock(50), []
+    clock, calls = Clock(), []
 
     def call() -> None:
         calls.append(clock.now_ns)
         clock.now_ns += 10_000_000
 
-    times = time_calls([call], 1e-3, 50, clock)
+    times = time_calls([call], 1e-3, clock)
     assert times == [10_000_050] * 3
     assert len(calls) == 4  # the first is not timed: it wakes threads and fills caches
 
 
+def test_the_batch_is_judged_from_the_fastest_call_and_never_from_a_waking_thread() -> None:
+    clock, calls = Clock(), 0
+
+    def call() -> None:
+        nonlocal calls
+        calls += 1
+        clock.now_ns += 500_000 if calls == 1 else 200
+
+    time_calls([call], 1e-2, clock)
+    assert clock.batches[-1] == 25
+
+
 def test_copies_are_walked_through_in_turn() -> None:
-    clock, order = Clock(1), []
+    clock, order = Clock(), []
 
     def copy(number: int) -> None:
         order.append(number)
         clock.now_ns += 1_000_000
 
-    time_calls([lambda i=i: copy(i) for i in range(3)], 5e-3, 1, clock)  # type: ignore[misc]
+    time_calls([lambda i=i: copy(i) for i in range(3)], 5e-3, clock)  # type: ignore[misc]
     assert len(order) > 6
     assert order == [i % 3 for i in range(len(order))]
-
-
-def test_reading_the_clock_costs_something() -> None:
-    assert 1 < clock_ns() < 100_000
 
 
 def test_a_wrong_product_is_seen() -> None:
@@ -108,6 +127,11 @@ def test_a_worker_binds_and_takes_turns() -> None:
     turn = worker.turn(0.01)
     assert turn["median_ns"] > 0
     assert turn["batches"] >= 3
+    seen = Interference.model_validate(turn["interference"])
+    assert 1e7 < seen.window_ns < 1e9
+    clock = ClockFacts(**facts["clock"])
+    assert clock.clock in ("tsc", "monotonic")
+    assert 1 < clock.clock_cost_ns < 1e5
 
 
 def test_a_call_of_many_products_is_timed_as_many() -> None:

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sllmbench.cli import display
-from sllmbench.cli.arguments import INTERRUPTED, Arithmetic, Output, StoreOption, names, numbers
+from sllmbench.cli.arguments import (
+    INTERRUPTED,
+    Arithmetic,
+    Output,
+    StoreOption,
+    fraction,
+    names,
+    numbers,
+)
 from sllmbench.cli.display import show, warn_of
 
 if TYPE_CHECKING:
@@ -65,6 +73,21 @@ def kernel(
     rounds: Annotated[
         int, typer.Option("-r", "--rounds", help="Turns of each path; 6 give a 95% interval.")
     ] = 9,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="Take more turns until the 95% interval of each median is narrower than ± this.",
+            metavar="1%",
+            show_default="-r turns, no more",
+        ),
+    ] = None,
+    max_time: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds after which a comparison begins no further round.",
+            show_default="30 with --precision",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the operands and the turns.")] = 0,
     store: StoreOption = None,
     output: Annotated[
@@ -87,6 +110,8 @@ def kernel(
                 cache=cache.value,
                 baseline=baseline,
                 rounds=rounds,
+                precision=None if precision is None else fraction("--precision", precision),
+                max_seconds=max_time,
                 seed=seed,
                 store=store,
                 progress=progress,

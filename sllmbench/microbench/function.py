@@ -1,0 +1,176 @@
+"""One function of this process under our sampling: what ``kernel_benchmark`` runs."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache, partial
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, Literal
+
+from sllmbench import _native, hardware, revision
+from sllmbench.errors import InputError
+from sllmbench.hardware.roofs import PEAK_SECONDS, READ_SECONDS, WINDOWS
+from sllmbench.measure.energy import EnergyProbe, add_up
+from sllmbench.measure.sampling import LEAST_ROUNDS, evict_caches, sample
+from sllmbench.record import BenchmarkRecord, MachineFacts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Peak = Literal["fp32", "int8"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one call of a function does, as far as its author says.
+
+    Attributes:
+        flops: arithmetic operations, a multiply-add counting two.
+        bytes: that must be read and written at least, each once.
+        peak: the arithmetic whose measured peak rate bounds the call; None leaves memory's bound.
+    """
+
+    flops: float | None = None
+    bytes: float | None = None
+    peak: Peak | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is no amount.
+
+        Raises:
+            InputError: an amount of nothing or less, or an unknown peak.
+        """
+        for name, amount in (("flops", self.flops), ("bytes", self.bytes)):
+            if amount is not None and not 0 < amount < float("inf"):
+                raise InputError(f"{name} must be more than 0, not {amount}")
+        if self.peak not in (None, "fp32", "int8"):
+            raise InputError(f"peak must be fp32, int8 or None, not {self.peak!r}")
+        if self.peak is not None and self.flops is None:
+            raise InputError(f"peak={self.peak!r} bounds nothing without flops")
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the records of one session share."""
+
+    run_id: str
+    machine: MachineFacts
+    commit: str | None
+
+    @classmethod
+    def begin(cls) -> Session:
+        """Look at the machine and the repository of the working directory."""
+        return cls(
+            f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}",
+            MachineFacts(**hardware.facts()),
+            revision.current(),
+        )
+
+
+def benchmark_function(
+    session: Session,
+    name: str,
+    call: Callable[[], object],
+    *,
+    work: Work,
+    cache: Literal["hot", "cold"] = "hot",
+    precision: float | None = 0.01,
+    max_seconds: float = 5.0,
+    rounds: int = LEAST_ROUNDS,
+) -> BenchmarkRecord:
+    """Time ``call`` until its median is known well enough.
+
+    Args:
+        session: of :meth:`Session.begin`.
+        name: under which later runs find it again.
+        call: the function, its arguments bound; GPU work that torch queued is waited for.
+        work: what a call does, for its rates.
+        cache: ``hot`` calls it over and over, ``cold`` clears the caches before every call.
+        precision: half the width of the median's 95% interval as a fraction of it; None takes
+            ``rounds`` samples.
+        max_seconds: after which no further sample begins.
+        rounds: the fewest samples.
+
+    Raises:
+        InputError: a number outside its range.
+    """
+    if cache not in ("hot", "cold"):
+        raise InputError(f"cache must be hot or cold, not {cache!r}")
+    synchronize = _torch_cuda_synchronize()
+    function = call if synchronize is None else partial(_then, call, synchronize)
+    with EnergyProbe() as energy:
+        series = sample(
+            {name: function},
+            precision=precision,
+            max_seconds=max_seconds,
+            rounds=rounds,
+            between=evict_caches if cache == "cold" else None,
+        )[name]
+    return BenchmarkRecord(
+        run_id=session.run_id,
+        created_utc=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        sllmbench_version=metadata.version("sllmbench"),
+        machine=session.machine,
+        commit=session.commit,
+        name=name,
+        isa=_native.active_isa(),
+        threads=_native.threads(),
+        cache=cache,
+        median_ns=series.median_ns,
+        ci95_ns=series.ci95_ns,
+        samples_ns=series.samples_ns,
+        calls_per_sample=series.calls_per_sample,
+        interference=series.interference,
+        n_disturbed=series.kept.n_disturbed,
+        disturbed=series.kept.disturbed,
+        sampling=series.sampling,
+        flops_per_call=work.flops,
+        bytes_per_call=work.bytes,
+        gflops=None if work.flops is None else work.flops / series.median_ns,
+        gbs=None if work.bytes is None else work.bytes / series.median_ns,
+        **_roof(work, series.median_ns),
+        energy=add_up([energy]),
+    )
+
+
+def _torch_cuda_synchronize() -> Callable[[], object] | None:
+    """torch's own, where torch is loaded and has begun to use a GPU."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return None
+    found: Callable[[], object] = torch.cuda.synchronize
+    return found
+
+
+def _then(first: Callable[[], object], second: Callable[[], object]) -> None:
+    first()
+    second()
+
+
+def _roof(work: Work, median_ns: float) -> dict[str, Any]:
+    """The share of what memory and arithmetic allow, or why there is none."""
+    bounds_ns = []
+    if work.bytes is not None:
+        bounds_ns.append(work.bytes / _read_gbs(int(work.bytes), _native.threads()))
+    if work.flops is not None and work.peak is not None:
+        rate = _peak_gops(work.peak, _native.active_isa(), _native.threads())
+        bounds_ns.append(work.flops / rate)
+    if not bounds_ns:
+        reason = "neither bytes nor flops with a peak were given"
+        return {"roof_fraction": None, "roof_reason": reason}
+    return {"roof_fraction": max(bounds_ns) / median_ns, "roof_reason": None}
+
+
+@lru_cache
+def _read_gbs(size: int, threads: int) -> float:
+    """The read bandwidth of a working set: the best of a few windows."""
+    size = max(size, 4096 * threads)
+    return max(_native.read_bandwidth_gbs(size, threads, READ_SECONDS) for _ in range(WINDOWS))
+
+
+@lru_cache
+def _peak_gops(kind: Peak, isa: str, threads: int) -> float:
+    return max(_native.peak_gops(kind, isa, threads, PEAK_SECONDS) for _ in range(WINDOWS))
