@@ -181,7 +181,7 @@ def test_a_bug_in_a_path_shows_its_traceback(
     code, _, err = kernel(*SMALL, "--paths", "int8,torch:fp32", "-r", "1")
     assert code == 1
     assert "Traceback (most recent call last)" in err
-    assert "error: path torch:fp32 failed: RuntimeError: set_num_threads expects an int" in err
+    assert "error: path torch:fp32 failed: RuntimeError: set_num_threads" in err
 
 
 def test_a_forced_instruction_set_is_in_the_record(kernel: Command) -> None:

@@ -272,9 +272,11 @@ def test_functions_under_one_name_are_called_in_turn_across_samples() -> None:
     called: list[int] = []
     parts = [lambda i=i: called.append(i) for i in range(3)]
     candidate = InProcess(parts, open_clock(), Watch(), sample_seconds=1e-6)
+    candidate._calls = 4  # no multiple of three
     called.clear()
     for _ in range(5):
         candidate.turn()
+    assert len(called) == 20
     assert {(after - before) % 3 for before, after in itertools.pairwise(called)} == {1}
 
 
