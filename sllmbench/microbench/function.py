@@ -15,7 +15,8 @@ from sllmbench.errors import InputError
 from sllmbench.hardware.roofs import PEAK_SECONDS, READ_SECONDS, WINDOWS
 from sllmbench.measure.energy import EnergyProbe, add_up, measure_energy
 from sllmbench.measure.sampling import LEAST_ROUNDS, bytes_to_evict, evict_caches, sample
-from sllmbench.record import BenchmarkRecord, MachineFacts
+from sllmbench.measure.sensors import gpu_state
+from sllmbench.record import BenchmarkRecord, GpuState, MachineFacts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,6 +108,7 @@ def benchmark_function(
         max_seconds=max_seconds,
         rounds=rounds,
         between=evict_caches if cache == "cold" else None,
+        gpu=None if synchronize is None else _gpu_state,
     )[name]
     # Of calls alone, one after the other, so that nothing else is in the joules.
     window, _ = measure_energy(function, EnergyProbe("cpu" if synchronize is None else "cuda"))
@@ -145,6 +147,10 @@ def _torch_cuda_synchronize() -> Callable[[], object] | None:
         return None
     found: Callable[[], object] = torch.cuda.synchronize
     return found
+
+
+def _gpu_state() -> GpuState | None:
+    return gpu_state(sys.modules["torch"].cuda.current_device())[0]
 
 
 def _then(first: Callable[[], object], second: Callable[[], object]) -> None:
