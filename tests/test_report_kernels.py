@@ -151,3 +151,9 @@ def test_disturbed_medians_are_marked_and_said() -> None:
     assert sum(line.startswith(f"~ {first.path} ") for line in lines) == 1
     assert any(line.startswith("~") and "fewer than six" in line for line in lines)
     assert any("disturbed, yet taken" in line for line in lines)
+
+
+def test_energy_stands_in_a_wide_table_where_a_sensor_told() -> None:
+    known = [changed(r, energy_j_per_product=2.5e-6) for r in RECORDS]
+    assert " µJ " in rendered(known, 200)[1] + " "
+    assert "µJ" not in rendered(RECORDS, 200)[1]

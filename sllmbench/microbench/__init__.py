@@ -15,6 +15,7 @@ from sllmbench.checkpoints.base import Progress, silent
 from sllmbench.errors import Failure, InputError
 from sllmbench.hardware import load
 from sllmbench.matmuls import resolve
+from sllmbench.measure.energy import EnergyWindow, add_up
 from sllmbench.measure.sampling import ClockFacts, Rounds, Turn
 from sllmbench.microbench.plan import Case, KernelPlan, make_plan
 from sllmbench.microbench.roofs import Roofs
@@ -166,13 +167,16 @@ class _Session:
         rounds = Rounds(
             {path: _Turns(self, path) for path in bound}, self._plan.limits, self._turns
         )
+        energy: dict[str, dict[str, Any] | None] = {}
         try:
             rounds.take()
+            energy = {path: self._ask(path, "energy", {}) for path in list(rounds.turns)}
         finally:  # an interrupt keeps the turns that were taken
             taken = [path for path, turns in rounds.turns.items() if turns]
             for path in taken:
                 others = tuple(other for other in taken if other != path)
-                self._keep(self._record(path, case, bound[path], rounds, others))
+                joules = energy.get(path) or _no_energy()
+                self._keep(self._record(path, case, bound[path] | joules, rounds, others))
 
     def _keep(self, record: KernelRecord) -> None:
         self.result.records.append(record)
@@ -282,7 +286,16 @@ class _Session:
             bound=roof.bound,
             roof_reason=roof.reason,
             max_rel_error=facts["max_rel_error"],
+            energy=facts["energy"],
+            energy_j_per_product=facts["energy_j_per_product"],
         )
+
+
+def _no_energy() -> dict[str, Any]:
+    """Where a comparison ended before it was measured."""
+    reason = "the comparison ended before it was measured"
+    none = add_up([EnergyWindow(reason=reason)])
+    return {"energy": none.model_dump(), "energy_j_per_product": None}
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from sllmbench import _native
 from sllmbench.errors import InputError
 from sllmbench.hardware.roofs import PEAK_SECONDS, READ_SECONDS, WINDOWS
 from sllmbench.matmuls import Operands, resolve
+from sllmbench.measure.energy import EnergyProbe, add_up, measure_energy
 from sllmbench.measure.interference import Watch
 from sllmbench.measure.sampling import CLOCK_SHARE, ClockFacts, open_clock
 from sllmbench.worker import serve
@@ -93,6 +94,20 @@ class KernelWorker:
             "batches": len(times),
             "interference": interference.model_dump(),
         }
+
+    def energy(self) -> dict[str, Any]:
+        """Joules of products one after the other, as many as the sensors need."""
+        window, _ = measure_energy(self._walk, EnergyProbe())
+        products = window.calls * len(self._calls) * self._products_per_call
+        joules = window.energy_j
+        return {
+            "energy": add_up([window]).model_dump(),
+            "energy_j_per_product": None if joules is None else joules / products,
+        }
+
+    def _walk(self) -> None:
+        for call in self._calls:
+            call()
 
     def read_bandwidth(self, bytes: int, threads: int) -> dict[str, Any]:
         """The best of a few windows, GB/s."""
@@ -175,6 +190,7 @@ def _commands(_tell: Progress) -> Commands:
     return {
         "bind": worker.bind,
         "turn": worker.turn,
+        "energy": worker.energy,
         "read_bandwidth": worker.read_bandwidth,
         "peak_rate": worker.peak_rate,
     }

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Literal
 
 from sllmbench.record.base import Origin
+from sllmbench.record.energy import Energy  # noqa: TC001  (pydantic reads it at run time)
 from sllmbench.record.sampling import Interference, Sampling  # noqa: TC001  (pydantic reads it at run time)
 
-KERNEL_SCHEMA_VERSION = 3
+KERNEL_SCHEMA_VERSION = 4
 """History:
 1  first version
 2  kind, machine and commit
 3  interference, sampling, n_disturbed, disturbed; clock_ns is sampling.clock_cost_ns
+4  energy
 """
 
 
@@ -69,3 +71,6 @@ class KernelRecord(Origin):
     max_rel_error: float
     """max |y - y64| / max |y64|; y64 is the float64 product of the weights as stored with the
     activations as given."""
+    energy: Energy
+    """Of products after the turns, one after the other; ``j_per_token`` is None."""
+    energy_j_per_product: float | None

@@ -118,9 +118,18 @@ def _columns(rows: Sequence[KernelRecord], baseline: str) -> list[Column]:
         Column("roof", tuple(_or_missing(r.roof_fraction, "{:.0%}") for r in rows), 4),
         Column("bound", tuple(r.bound or MISSING for r in rows), 8),
         Column("error", tuple(f"{r.max_rel_error:.1e}" for r in rows), 3),
+        *_energy_column(rows),
         Column("kernel", tuple(r.kernel for r in rows), 9),
         Column("ISA", tuple(r.isa for r in rows), 10),
     ]
+
+
+def _energy_column(rows: Sequence[KernelRecord]) -> list[Column]:
+    """Energy a product, where a sensor told."""
+    joules = [r.energy_j_per_product for r in rows]
+    if not any(joules):
+        return []
+    return [Column("µJ", tuple(MISSING if j is None else number(j * 1e6) for j in joules), 7)]
 
 
 def _notes(

@@ -205,3 +205,11 @@ def test_a_store_that_fails_loses_no_measurement(
     result = compare(paths=["int8"], rounds=1, store=tmp_path / "s.sqlite")
     assert len(result.records) == 1
     assert result.failures == [Failure("int8", "path int8 was not stored: no space left", "")]
+
+
+def test_energy_is_measured_or_the_reason_is_said(watched: type[Watched]) -> None:
+    result = compare(paths=["int8"], rounds=1)
+    assert [do for _, do in watched.asked if do == "energy"] == ["energy"]
+    (record,) = result.records
+    assert (record.energy_j_per_product is None) == (record.energy.reason is not None)
+    assert record.energy.reason is None or "ended before" not in record.energy.reason
