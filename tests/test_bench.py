@@ -38,7 +38,7 @@ ISSUE_FIELDS = {
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = random.Random(1)
     file = tmp_path_factory.mktemp("text") / "words.txt"
-    file.write_text(" ".join(f"w{words.randrange(1, 512)}" for _ in range(400)))
+    file.write_text(" ".join(f"w{words.randrange(1, 512)}" for _ in range(4000)))
     return file
 
 
@@ -277,7 +277,7 @@ def test_a_killed_child_leaves_the_others_running(
 
 def start_run(model: Path, text: Path, store: Path, *paths: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-P", "-m", "sllmbench", "run", str(model)]
-    sizes = ["-p", "8", "-n", "2", "-r", "2", "-t", "1", "--eval-tokens", "390"]
+    sizes = ["-p", "8", "-n", "2", "-r", "2", "-t", "1", "--eval-tokens", "3900"]
     places = ["--text", str(text), "--store", str(store), "-o", "json"]
     return subprocess.Popen(
         [*command, *sizes, *places, "--paths", ",".join(paths)],
@@ -416,7 +416,7 @@ def test_random_weights_have_a_seeded_prompt_and_no_quality() -> None:
         (["fp32"], {"n_prompt": 511}, "n_prompt . n_gen is 513 .* at most 512 positions"),
         (["fp32"], {"arithmetic": "float"}, "unknown arithmetic 'float'; choose exact or int8"),
         (["fp32"], {"device": "tpu"}, "device 'tpu' has no paths"),
-        (["fp32"], {"eval_tokens": 401}, "has 400 tokens and 401 are needed"),
+        (["fp32"], {"eval_tokens": 4001}, "has 4000 tokens and 4001 are needed"),
         (["fp32"], {"text": "nonsense"}, "unknown text 'nonsense'"),
         (["fp32"], {"text": "no/such.txt"}, "cannot read the text no/such.txt: No such file"),
         (["fp32"], {"available_bytes": 10_000_000}, "too little memory for path fp32: .*0.0 GB"),
