@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from sllmbench.ab.rounds import TurnsResult, Limits, take_turns
+from sllmbench.ab.rounds import Limits, TurnsResult, take_turns
 from sllmbench.errors import InputError
 
 if TYPE_CHECKING:

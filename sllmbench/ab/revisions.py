@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sllmbench.ab.rounds import TurnsResult, Limits, take_turns
+from sllmbench.ab.rounds import Limits, TurnsResult, take_turns
 from sllmbench.compare.inputs import read_file
 from sllmbench.errors import InputError
 

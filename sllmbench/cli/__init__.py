@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from sllmbench.cli.commands import ab, compare, doctor, kernel, machine, run
+from sllmbench.cli.commands import ab, compare, doctor, history, kernel, machine, run
 from sllmbench.errors import InputError
 
 app = typer.Typer(
@@ -64,6 +64,7 @@ app.command()(run.run)
 app.command()(kernel.kernel)
 app.command()(compare.compare)
 app.command()(ab.ab)
+app.command()(history.history)
 app.command()(machine.machine)
 app.command()(doctor.doctor)
 app.command()(machine.models)

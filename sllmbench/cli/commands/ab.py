@@ -23,7 +23,7 @@ from sllmbench.cli.commands.compare import write
 from sllmbench.errors import InputError
 
 if TYPE_CHECKING:
-    from sllmbench.ab.rounds import TurnsResult, Limits
+    from sllmbench.ab.rounds import Limits, TurnsResult
     from sllmbench.checkpoints.base import Progress
 
 
