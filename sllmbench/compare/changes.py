@@ -1,7 +1,7 @@
 """Where a series of times changed its level: segmentation by ranks, tested by permutation.
 
-Every stretch of the series is compared with the rest by Wilcoxon's rank sum, standardised; stretches
-rather than halves, so that a change which was taken back later is seen too (circular binary
+Every stretch of the series is compared with the rest by Wilcoxon's rank sum, standardised;
+stretches rather than halves, so that a change which was taken back later is seen too (circular binary
 segmentation). The stretch with the largest sum is a change if it exceeds the largest one of nearly
 all random orders of the same values: of the values, because the place was searched for. The parts
 are then searched in the same way; a place whose two sides do not differ by themselves is dropped.

@@ -87,10 +87,6 @@ def _draw(drawn: Any, name: str, lines: Sequence[Line]) -> None:
     points = [(p.created_utc, p.commit) for line in lines for p in line.points]
     commits = list(dict.fromkeys(commit for _, commit in sorted(points)))
     scale, unit = unit_of(max(p.median_ns for line in lines for p in line.points))
-        (s, u)
-        for s, u in ((1e9, "s"), (1e6, "ms"), (1e3, "µs"), (1, "ns"))
-        if largest >= s or s == 1
-    )
     for number, line in enumerate(lines):
         at = [commits.index(p.commit) for p in line.points]
         colour = f"C{number % 10}"
