@@ -24,11 +24,13 @@ import numpy as np
 
 from sllmbench import _native, hardware, quantize
 from sllmbench.ab.functions import ab_functions
+from sllmbench.ab.rounds import Limits
+from sllmbench.compare import Thresholds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-N, K = 6400, 2048  # 200 panels of 32 rows, so that 2% and 5% more are whole panels too
+N, K, M = 3200, 512, 12  # 100 panels of 32 rows, so that 2% and 5% more are whole panels too
 BURST_SECONDS = (0.01, 1.0)
 """Log-uniform; as long as it burns it rests, on average."""
 
@@ -81,6 +83,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--share", type=float, default=1.0, help="of the counts, to try it out")
     parser.add_argument("--threshold", type=float, default=0.01, help="what is not yet slower")
+    parser.add_argument("--precision", type=float, default=0.005, help="of the ratio, to stop")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quiet", action="store_true", help="no second process")
     parser.add_argument("--json", action="store_true")
@@ -104,7 +107,7 @@ def maker(rows: int) -> Callable[[], Callable[[], object]]:
     weight = quantize(rng.standard_normal((rows, K), np.float32), "int4-g128")
 
     def make() -> Callable[[], object]:
-        x, out = rng.standard_normal((1, K), np.float32), np.empty((1, rows), np.float32)
+        x, out = rng.standard_normal((M, K), np.float32), np.empty((M, rows), np.float32)
         return partial(_native.matmul, x, replace(weight).native, out, threads=1)
 
     return make
@@ -120,14 +123,18 @@ def carry_out(experiment: Experiment, options: argparse.Namespace) -> dict[str, 
             "kernel",
             maker(N),
             maker(round(N * (1 + experiment.slowdown))),
-            threshold=options.threshold,
-            max_seconds=experiment.max_seconds,
-            seed=options.seed + number,
+            Limits(
+                precision=options.precision,
+                max_time_s=experiment.max_seconds,
+                thresholds=Thresholds(options.threshold),
+                seed=options.seed + number,
+            ),
         )
-        seconds.append(result.seconds)
-        if result.verdict.effect is not None:
-            ratios.append(result.verdict.effect.ratio)
-        verdicts[result.verdict.word] += 1
+        (verdict,) = result.comparison.verdicts
+        seconds.append(result.wall_s)
+        if verdict.effect is not None:
+            ratios.append(verdict.effect.ratio)
+        verdicts[verdict.word] += 1
         print(
             f"\r{experiment.name}: {number + 1}/{count} {dict(verdicts)}", end="", file=sys.stderr
         )

@@ -109,7 +109,8 @@ def measure(section: Section, isa: str, cache: str, args: argparse.Namespace) ->
         ),
     )
     busy = [f"the machine was busy: {what}" for what in result.disturbances]
-    for complaint in (*result.notes, *busy, *result.failures):
+    failures = [failure.message for failure in result.failures]
+    for complaint in (*result.notes, *busy, *failures):
         print(complaint, file=sys.stderr)
     return result
 

@@ -203,9 +203,11 @@ py::array dequantize_rows(const PackedWeights& weights, const py::array& rows) {
     return out;
 }
 
-std::pair<std::string, std::string> multiply(const py::array& x, const PackedWeights& weights, const py::array& out,
-                     const std::string& arithmetic_name, const std::optional<std::string>& isa_name,
-                     const std::optional<long long>& threads) {
+std::pair<std::string, std::string> multiply(const py::array& x, const PackedWeights& weights,
+                                             const py::array& out,
+                                             const std::string& arithmetic_name,
+                                             const std::optional<std::string>& isa_name,
+                                             const std::optional<long long>& threads) {
     const Arithmetic arithmetic = parse_arithmetic(arithmetic_name);
     const Isa& isa = isa_name ? supported_isa(*isa_name) : active_isa();
     if (threads) check_threads(*threads);

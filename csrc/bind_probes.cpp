@@ -11,6 +11,7 @@
 #include "cpu/isa.h"
 #include "cpu/pool.h"
 #include "probes/clock.h"
+#include "probes/cuda_events.h"
 #include "probes/evict.h"
 #include "probes/interference.h"
 #include "probes/roof.h"
@@ -49,10 +50,12 @@ double peak(const std::string& kind, const std::string& isa_name, long long thre
 
 constexpr double kCalibrationSeconds = 0.01;
 
-std::unique_ptr<Clock> make_clock(const std::string& name, const std::string& sys) {
+std::unique_ptr<Clock> make_clock(const std::string& name, const std::string& sys,
+                                  std::uintptr_t stream) {
     if (name == "monotonic") return monotonic_clock();
+    if (name == "cuda_event") return cuda_event_clock(stream);
     if (name != "tsc")
-        throw py::value_error("a clock is called monotonic or tsc, not '" + name + "'");
+        throw py::value_error("a clock is called monotonic, tsc or cuda_event, not '" + name + "'");
     const py::gil_scoped_release released;
     return tsc_clock(sys, kCalibrationSeconds);
 }
@@ -111,8 +114,10 @@ py::dict happened(const InterferenceProbe& probe, const Snapshot& before, const 
 
 void bind_clocks(py::module_& module) {
     py::class_<Clock>(module, "Clock",
-                      "CLOCK_MONOTONIC or the time stamp counter, with its measured cost.")
-        .def(py::init(&make_clock), py::arg("name"), py::kw_only(), py::arg("sys") = "/sys")
+                      "CLOCK_MONOTONIC, the time stamp counter or a CUDA stream's events, with its "
+                      "measured cost.")
+        .def(py::init(&make_clock), py::arg("name"), py::kw_only(), py::arg("sys") = "/sys",
+             py::arg("stream") = 0)
         .def_property_readonly("name", &Clock::name)
         .def_property_readonly("cost_ns", &Clock::cost_ns)
         .def_property_readonly("resolution_ns", &Clock::resolution_ns)

@@ -7,6 +7,7 @@ in a session that does not ask for it.
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,12 +17,12 @@ from sllmbench.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sllmbench.compare import Comparison
+    from sllmbench.compare import Comparison, Thresholds
+    from sllmbench.compare.series import Series
     from sllmbench.microbench.function import Session
     from sllmbench.record import BenchmarkRecord
 
 DEFAULT_MAX_SECONDS = 5.0
-_NOTHING = "sllmbench: no kernel_benchmark ran, so there is nothing to compare"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -53,9 +54,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--sllmbench-max-slowdown",
-        default=None,
+        action="append",
         metavar="PERCENT",
-        help="what is not yet slower, e.g. 2.5%% (default as `sllmbench compare`)",
+        help="what is not yet slower, as 2.5%%, or NAME-GLOB=2.5%% for some benchmarks"
+        " (default 10%%, because one run a side cannot tell less)",
     )
     group.addoption(
         "--sllmbench-force",
@@ -70,8 +72,38 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep what the session measures."""
+    """Keep what the session measures; a base that cannot be read ends it before anything runs."""
     config.stash[_STATE] = _State(config)
+
+
+@pytest.hookimpl(trylast=True)  # after the files of --benchmark-json are written
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Compare, and let a benchmark that became slower fail the session."""
+    state = session.config.stash[_STATE]
+    state.compare()
+    words = [] if state.comparison is None else [v.word for v in state.comparison.verdicts]
+    failed = "slower" in words or (
+        "cannot tell" in words and session.config.getoption("--sllmbench-strict")
+    )
+    if (failed or state.error is not None) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show the comparison."""
+    state = terminalreporter.config.stash[_STATE]
+    if state.comparison is None and state.error is None:
+        return
+    terminalreporter.section("sllmbench: compared with an earlier session")
+    if state.error is not None:
+        terminalreporter.write_line(f"error: {state.error}")
+    if state.comparison is not None:
+        from sllmbench.cli.display import lines
+        from sllmbench.report import verdicts
+
+        comparison = state.comparison
+        for line in lines(lambda width: verdicts.table(comparison, width)):
+            terminalreporter.write_line(line)
 
 
 class _State:
@@ -83,6 +115,46 @@ class _State:
         self.error: str | None = None
         self._config = config
         self._session: Session | None = None
+        self._base: list[Series] | None = None
+        self._thresholds: Thresholds | None = None
+        base = config.getoption("--sllmbench-compare")
+        if base is not None:
+            try:
+                self._read(base)
+            except InputError as error:
+                raise pytest.UsageError(f"--sllmbench-compare: {error}") from None
+
+    def _read(self, base: str) -> None:
+        from sllmbench.cli.arguments import thresholds_of
+        from sllmbench.compare.inputs import read_side
+
+        slowdown = self._config.getoption("--sllmbench-max-slowdown")
+        self._thresholds = thresholds_of(slowdown)
+        file = self._config.getoption("--sllmbench-store")
+        self._base = read_side([base], None if file is None else Path(file))
+
+    def compare(self) -> None:
+        """Give verdicts on what was measured, where a base was named."""
+        from sllmbench.compare import compare_series
+        from sllmbench.compare.inputs import of_records
+        from sllmbench.compare.series import Series
+
+        if self._base is None:
+            return
+        if not self.records:
+            self.error = "no kernel_benchmark ran, so there is nothing to compare"
+            return
+        named = of_records(self.records, "this session")
+        try:
+            self.comparison = compare_series(
+                self._base,
+                [Series(name, (run,)) for name, run in named],
+                labels=(self._config.getoption("--sllmbench-compare"), "this session"),
+                thresholds=self._thresholds,
+                force=self._config.getoption("--sllmbench-force"),
+            )
+        except InputError as error:
+            self.error = str(error)
 
     def measure(self, name: str, call: Callable[[], object], **options: Any) -> BenchmarkRecord:
         """Time the call and keep its record."""

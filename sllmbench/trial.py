@@ -43,6 +43,7 @@ class _Child:
         from sllmbench.checkpoints import open_checkpoint
         from sllmbench.measure import accuracy, timing  # noqa: F401  (imports cost memory)
         from sllmbench.measure.energy import EnergyProbe
+        from sllmbench.measure.interference import Watch
         from sllmbench.measure.phases import MemoryWatch
         from sllmbench.model import load_model
 
@@ -54,6 +55,7 @@ class _Child:
         _import_architecture(open_checkpoint(model).config())
         self._path = path
         self._prompt_ids = torch.tensor([prompt_ids], dtype=torch.int64)
+        self._interference = Watch()
         self._probe = EnergyProbe()
         self._probe.measure_idle()
         self._watch = MemoryWatch()
@@ -86,10 +88,13 @@ class _Child:
             self._warm = True
         # Others ran since the last turn: one untimed token wakes the threads and refills caches.
         time_decode(self._model, 1, first_id)
+        self._interference.forget()
+        self._interference.start()
         request = time_request(self._model, self._prompt_ids, n_gen)
         decode, decodes_ns = measure_energy(
             lambda: time_decode(self._model, n_gen, first_id), self._probe
         )
+        interference = self._interference.stop()
         prefill = EnergyWindow(reason=self._probe.reason)
         if self._probe.reason is None:
             prefill, _ = measure_energy(
@@ -104,6 +109,7 @@ class _Child:
             "prefill_energy": asdict(prefill),
             "decode_energy": asdict(decode),
             "memory": [phase.model_dump() for phase in self._memory],
+            "interference": interference.model_dump(),
             "peak_rss_bytes": peak_rss_bytes,
             "peak_rss_reason": peak_rss_reason,
             "facts": _facts(self._model),

@@ -114,6 +114,9 @@ def test_figures_follow_from_the_samples(result: RunResult) -> None:
         samples = record.samples
         for values in (samples.prefill_ns, samples.ttft_ns, samples.itl_ns, samples.decode_ns):
             assert len(values) == 6
+        assert len(record.interference) == 6
+        assert record.disturbed == (record.n_disturbed > 0)  # five of six give no interval
+        assert record.sampling.stopped_by == "rounds"
         assert record.prefill_tps is not None
         assert record.decode_tps is not None
         assert record.tpot_ns is not None
@@ -199,6 +202,22 @@ def test_turns_are_shuffled_the_same_way_for_a_seed(told: list[tuple[str, float 
     by_round = [tuple(sorted(turns[i : i + 2])) for i in range(0, 12, 2)]
     assert by_round == [(f"fp32: timing {n}/6", f"int8: timing {n}/6") for n in range(1, 7)]
     assert len({turn.partition(":")[0] for turn in turns[::2]}) == 2, "one path always went first"
+
+
+def test_a_precision_takes_more_repetitions_until_the_time_is_up(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    for precision, seconds, stopped_by in ((0.9, 60, "precision"), (1e-6, 1, "time")):
+        plan = a_plan(tiny_llama, ["int8"], quality=False, precision=precision, max_seconds=seconds)
+        with Store(tmp_path / "s.sqlite") as store:
+            (record,) = execute(plan, store).records
+        assert record.sampling.stopped_by == stopped_by
+        assert record.sampling.precision_asked == precision
+        taken = len(record.samples.decode_ns)
+        assert taken == len(record.samples.itl_ns) == len(record.interference)
+        reached = record.sampling.precision_reached
+        assert reached is not None
+        assert (reached <= precision) == (stopped_by == "precision")
 
 
 def test_the_smallest_run_and_a_store_that_fails(tiny_llama: Path, tmp_path: Path) -> None:

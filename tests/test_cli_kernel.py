@@ -168,6 +168,22 @@ def test_a_path_that_dies_ends_in_exit_code_1_with_the_rest(
     assert "error: path torch:fp32 failed: its process was killed by SIGKILL" in err
 
 
+def test_a_bug_in_a_path_shows_its_traceback(
+    kernel: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(Worker):
+        def ask(self, do: str, *arguments: Any, **named: Any) -> dict[str, Any]:
+            if (self.path, do) == ("torch:fp32", "bind"):
+                named["threads"] = "two"
+            return super().ask(do, *arguments, **named)
+
+    monkeypatch.setattr(microbench, "Worker", Broken)
+    code, _, err = kernel(*SMALL, "--paths", "int8,torch:fp32", "-r", "1")
+    assert code == 1
+    assert "Traceback (most recent call last)" in err
+    assert "error: path torch:fp32 failed: RuntimeError: set_num_threads" in err
+
+
 def test_a_forced_instruction_set_is_in_the_record(kernel: Command) -> None:
     arguments = ("--shape", "32x64", "-m", "1", "-t", "1", "--paths", "int8", "-o", "jsonl")
     code, out, _ = kernel(*arguments, "--isa", "generic", "--arithmetic", "exact")

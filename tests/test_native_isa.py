@@ -215,8 +215,9 @@ def test_the_stub_says_what_the_module_has() -> None:
     stub = ast.parse(STUB.read_text())
     functions = {node.name: node for node in stub.body if isinstance(node, ast.FunctionDef)}
     classes = {node.name: node for node in stub.body if isinstance(node, ast.ClassDef)}
+    values = {ast.unparse(node.target) for node in stub.body if isinstance(node, ast.AnnAssign)}
     public = {name for name in dir(_native) if not name.startswith("_")}
-    assert public == set(functions) | set(classes)
+    assert public == set(functions) | set(classes) | values
     for name, node in functions.items():
         assert compiled_parameters(getattr(_native, name)) == parameters(node), name
     for name, node in classes.items():

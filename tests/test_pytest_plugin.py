@@ -34,6 +34,11 @@ def test_product(kernel_benchmark):
 def test_theirs(benchmark):
     assert benchmark(product) == 42
 """
+QUIET = """
+# A busy machine would be a reason to say that it cannot be told.
+from sllmbench.measure import interference
+interference.find_causes = lambda *_: ()
+"""
 COMPARE = "from pytest_benchmark.cli import main; main()"
 FAST = ("--sllmbench-max-time=0.3", "--benchmark-max-time=0.1", "-p", "no:cacheprovider")
 
@@ -41,6 +46,8 @@ FAST = ("--sllmbench-max-time=0.3", "--benchmark-max-time=0.1", "-p", "no:cachep
 @pytest.fixture
 def session(pytester: pytest.Pytester) -> Run:
     """Runs pytest on a suite in a process of its own, which finds the installed plugin."""
+
+    pytester.makeconftest(QUIET)
 
     def run(*arguments: str, suite: str = SUITE) -> pytest.RunResult:
         pytester.makepyfile(test_suite=suite)
@@ -161,6 +168,65 @@ def test_records_go_to_the_store(session: Run, pytester: pytest.Pytester) -> Non
         (record,) = store.records()
     assert isinstance(record, BenchmarkRecord)
     assert record.name == "test_suite.py::test_product"
+
+
+@pytest.mark.parametrize("slower", [1, 3])
+def test_a_regression_fails_the_session(
+    session: Run, pytester: pytest.Pytester, slower: int
+) -> None:
+    session("--benchmark-json=base.json").assert_outcomes(passed=2)
+    suite = SUITE.replace("factor=1", f"factor={slower}")
+    result = session("--sllmbench-compare=base.json", "--sllmbench-max-slowdown=50%", suite=suite)
+    result.assert_outcomes(passed=2)
+    assert result.ret == (pytest.ExitCode.OK if slower == 1 else pytest.ExitCode.TESTS_FAILED)
+    result.stdout.fnmatch_lines(["*compared with an earlier session*"])
+    result.stdout.fnmatch_lines(["1 same (of 1 benchmark)" if slower == 1 else "1 slower *"])
+
+
+def test_what_cannot_be_told_fails_only_where_that_is_asked(
+    session: Run, pytester: pytest.Pytester
+) -> None:
+    pytester.makeconftest(QUIET.replace("()", "('a test',)"))
+    session("--benchmark-json=base.json").assert_outcomes(passed=2)
+    compare = ("--sllmbench-compare=base.json",)
+    assert session(*compare).ret == pytest.ExitCode.OK
+    assert session(*compare, "--sllmbench-strict").ret == pytest.ExitCode.TESTS_FAILED
+
+
+def test_other_hardware_blocks_the_verdict(session: Run, pytester: pytest.Pytester) -> None:
+    session("--benchmark-json=base.json").assert_outcomes(passed=2)
+    file = pytester.path / "base.json"
+    whole = json.loads(file.read_text())
+    for benchmark in whole["benchmarks"]:
+        if "sllmbench" in benchmark["extra_info"]:
+            benchmark["extra_info"]["sllmbench"]["machine"]["cpu_model"] = "Another CPU"
+    file.write_text(json.dumps(whole))
+    compare = ("--sllmbench-compare=base.json", "--sllmbench-max-slowdown=90%")
+    blocked = session(*compare, "--sllmbench-strict")
+    assert blocked.ret == pytest.ExitCode.TESTS_FAILED
+    blocked.stdout.fnmatch_lines(["*Another CPU*"])
+    assert session(*compare, "--sllmbench-strict", "--sllmbench-force").ret == pytest.ExitCode.OK
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [("missing.json", "missing.json"), ("broken.json", "broken.json")],
+)
+def test_a_base_that_cannot_be_read_ends_it_before_anything_runs(
+    session: Run, pytester: pytest.Pytester, base: str, message: str
+) -> None:
+    (pytester.path / "broken.json").write_text('{"benchmarks": [')
+    result = session(f"--sllmbench-compare={base}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: *{message}*"])
+    assert "passed" not in result.stdout.str()
+
+
+def test_nothing_to_compare_is_an_error(session: Run, pytester: pytest.Pytester) -> None:
+    session("--benchmark-json=base.json").assert_outcomes(passed=2)
+    result = session("--sllmbench-compare=base.json", suite="def test_it(): pass")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*no kernel_benchmark ran*"])
 
 
 def test_it_does_nothing_where_it_is_not_used(pytester: pytest.Pytester) -> None:

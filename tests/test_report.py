@@ -306,6 +306,17 @@ def test_incomplete_rows_are_marked() -> None:
     assert note(records, "†") == f"{stopped.path}: {repetitions} repetitions, then interrupted"
 
 
+def test_disturbed_rows_are_marked_and_said() -> None:
+    assert not any("~" in line for line in rendered(RECORDS))
+    seen = [what.model_dump() for what in RECORDS[0].interference]
+    seen[2]["causes"] = ("other processes: 40% of the processors",)
+    records = [changed(RECORDS[0], interference=seen, n_disturbed=1, disturbed=True), *RECORDS[1:]]
+    lines = rendered(records)
+    assert sum(line.startswith("~") and RECORDS[0].path in line[:12] for line in lines) == 2
+    assert "fewer than six" in note(records, "~")
+    assert any("disturbed, yet taken" in line for line in lines)
+
+
 def test_energy_gets_its_columns_by_phase() -> None:
     measured = [
         changed(r, prefill_energy=joules(9.0, 0.0123), decode_energy=joules(90.0, 0.456))

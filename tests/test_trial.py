@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -14,13 +15,12 @@ import pytest
 
 from sllmbench.errors import InputError
 from sllmbench.measure.memory import PeakRss
-from sllmbench.record import Quality
+from sllmbench.record import Interference, Quality
 from sllmbench.trial import Trial
 from sllmbench.worker import WorkerError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -46,6 +46,32 @@ def loaded(tiny_llama: Path) -> Iterator[tuple[Trial, dict[str, Any]]]:
     made.kill()
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "spins"),
+    [
+        (None, "", b"10000"),
+        ("GOMP_SPINCOUNT", "7", b"7"),
+        ("OMP_WAIT_POLICY", "ACTIVE", None),
+    ],
+)
+def test_torchs_threads_leave_the_cores_soon_unless_the_user_says_how_long(
+    monkeypatch: pytest.MonkeyPatch, name: str | None, value: str, spins: bytes | None
+) -> None:
+    for variable in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(variable, raising=False)
+    if name is not None:
+        monkeypatch.setenv(name, value)
+    made = Trial("fp32")
+    try:
+        with pytest.raises(WorkerError, match="KeyError"):  # it has started
+            made.ask("nonsense")
+        environment = Path(f"/proc/{made.pid}/environ").read_bytes().split(b"\0")
+    finally:
+        made.kill()
+    variables = dict(entry.split(b"=", 1) for entry in environment if entry)
+    assert variables.get(b"GOMP_SPINCOUNT") == spins
+
+
 def test_load_is_timed(loaded: tuple[Trial, dict[str, Any]]) -> None:
     # Imports take seconds; they are no part of it.
     assert 0 < loaded[1]["load_ns"] < 1e9
@@ -56,6 +82,8 @@ def test_a_repetition_has_every_figure(loaded: tuple[Trial, dict[str, Any]]) -> 
     assert 0 < reply["prefill_ns"] <= reply["ttft_ns"]
     assert len(reply["itl_ns"]) == 3
     assert reply["decode_ns"] > 0
+    seen = Interference.model_validate(reply["interference"])
+    assert seen.window_ns > reply["ttft_ns"] + sum(reply["itl_ns"]) + reply["decode_ns"]
     for phase in ("prefill_energy", "decode_energy"):
         assert (reply[phase]["energy_j"] is None) == (reply[phase]["reason"] is not None)
         assert reply[phase]["calls"] >= 1

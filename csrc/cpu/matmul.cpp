@@ -106,7 +106,7 @@ void multiply_chunk(const Job& job, const Kernels& kernels, bool gemv, int threa
 }  // namespace
 
 Ran matmul(const float* x, std::int64_t m, const PackedWeights& weights, float* out,
-                   Arithmetic arithmetic, const Isa& isa, int threads) {
+           Arithmetic arithmetic, const Isa& isa, int threads) {
     if (m == 0 || weights.n() == 0) return {"none", isa.name};
     const bool gemv = m <= kGemvRows;
     const Kernels& kernels = arithmetic == Arithmetic::int8 ? *isa.int8 : *isa.exact;

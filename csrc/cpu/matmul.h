@@ -72,6 +72,6 @@ class PackedWeights;
 struct Isa;
 // Fused: at most 128 k of a panel's weights a thread are ever unpacked, in its cache.
 Ran matmul(const float* x, std::int64_t m, const PackedWeights& weights, float* out,
-                   Arithmetic arithmetic, const Isa& isa, int threads);
+           Arithmetic arithmetic, const Isa& isa, int threads);
 
 }  // namespace sllmbench

@@ -230,6 +230,7 @@ void gemm(const Job& job, std::int64_t panel, std::int64_t row_begin, std::int64
 }  // namespace
 
 extern const Kernels kernels_int8_avx512_vnni;
-const Kernels kernels_int8_avx512_vnni = {prepare, gemv, gemm, kTallest, "avx512_vnni", "avx512_vnni"};
+const Kernels kernels_int8_avx512_vnni = {prepare,  gemv,          gemm,
+                                          kTallest, "avx512_vnni", "avx512_vnni"};
 
 }  // namespace sllmbench

@@ -2,5 +2,5 @@
 
 ``rounds`` tosses the order of each round and decides when there are enough; ``commands`` and
 ``revisions`` are what can take a turn: a shell command, and a commit's benchmarks under pytest.
-``functions`` compares two functions within one process.
+``functions`` compares two functions of this process.
 """

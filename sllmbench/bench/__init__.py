@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from sllmbench.bench.plan import Plan, make_plan
-from sllmbench.bench.results import Failure, RunResult
+from sllmbench.bench.results import RunResult
 from sllmbench.bench.session import Session
 from sllmbench.checkpoints.base import Progress, silent
 from sllmbench.hardware import load
@@ -28,6 +28,8 @@ def run(
     n_prompt: int = 128,
     n_gen: int = 32,
     repetitions: int = 6,
+    precision: float | None = None,
+    max_seconds: float | None = None,
     threads: int | None = None,
     arithmetic: str = "int8",
     eval_tokens: int = 8192,
@@ -50,6 +52,10 @@ def run(
         n_prompt: tokens of the prompt.
         n_gen: tokens to generate.
         repetitions: of every timing; six are the least that give a 95% interval.
+        precision: take more repetitions until half of the 95% intervals of the medians of prefill
+            and decode is narrower than this fraction of them; the record says where it was not.
+        max_seconds: after which no further round of repetitions begins, of those paths that are
+            timed together; None takes 300 with a precision and waits without one.
         threads: of every kernel; None takes ``SLLMBENCH_THREADS``, else every usable CPU.
         arithmetic: of our own kernels: ``int8`` activations or ``exact`` float32.
         eval_tokens: tokens of the text that quality is measured on.
@@ -72,6 +78,8 @@ def run(
             n_prompt=n_prompt,
             n_gen=n_gen,
             repetitions=repetitions,
+            precision=precision,
+            max_seconds=max_seconds,
             threads=threads,
             arithmetic=arithmetic,
             eval_tokens=eval_tokens,

@@ -13,6 +13,7 @@ from sllmbench.checkpoints import open_checkpoint
 from sllmbench.checkpoints.base import Progress, silent
 from sllmbench.checkpoints.random import RandomCheckpoint
 from sllmbench.errors import InputError
+from sllmbench.measure.sampling import Limits
 from sllmbench.model import estimate_bytes, required_tensors
 from sllmbench.paths import Arithmetic
 
@@ -25,6 +26,8 @@ CONTEXT = 1024
 """Tokens of a perplexity window, fewer where the model takes fewer."""
 
 _LEAST_EVAL_TOKENS = 3  # two predictions, the least that have a standard error
+_PRECISION_SECONDS = 300.0
+"""To reach a precision where nothing else is said."""
 _REFERENCES = ("fp32", "bf16", "fp16")
 _PROCESS_BYTES = 450 << 20
 """Resident memory of a process with torch and transformers imported and their threads started."""
@@ -41,6 +44,8 @@ class Plan:
     """Everything that is decided before the first process starts.
 
     Attributes:
+        precision: takes more than the repetitions until the medians are known so well.
+        max_seconds: of a wave's repetitions.
         waves: paths whose processes live, and take turns, together; the reference is in the first.
         prompt_ids: the prompt of every request, n_prompt tokens.
         eval_ids: the tokens of the quality measurement; empty where there is none.
@@ -54,6 +59,8 @@ class Plan:
     n_prompt: int
     n_gen: int
     repetitions: int
+    precision: float | None
+    max_seconds: float | None
     threads: int
     arithmetic: Arithmetic
     seed: int
@@ -62,6 +69,11 @@ class Plan:
     text: str
     context: int
     quality_reason: str | None
+
+    @property
+    def limits(self) -> Limits:
+        """When a wave has been timed often enough."""
+        return Limits(self.repetitions, self.precision, self.max_seconds)
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -76,6 +88,8 @@ def make_plan(
     n_prompt: int,
     n_gen: int,
     repetitions: int,
+    precision: float | None = None,
+    max_seconds: float | None = None,
     threads: int | None,
     arithmetic: str,
     eval_tokens: int,
@@ -99,6 +113,9 @@ def make_plan(
     for what, value in {**least, "threads": 1 if threads is None else threads}.items():
         if value < 1:
             raise InputError(f"{what} must be at least 1, not {value}")
+    if max_seconds is None and precision is not None:
+        max_seconds = _PRECISION_SECONDS
+    Limits(repetitions, precision, max_seconds)
     if quality and eval_tokens < _LEAST_EVAL_TOKENS:
         raise InputError(f"eval_tokens must be at least {_LEAST_EVAL_TOKENS}, not {eval_tokens}")
     checked_arithmetic: Arithmetic
@@ -161,6 +178,8 @@ def make_plan(
         n_prompt=n_prompt,
         n_gen=n_gen,
         repetitions=repetitions,
+        precision=precision,
+        max_seconds=max_seconds,
         threads=thread_count,
         arithmetic=checked_arithmetic,
         seed=seed,

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from sllmbench.measure.energy import EnergyWindow, add_up
-from sllmbench.measure.statistics import median_interval
-from sllmbench.record import LayerKernel, PhaseMemory, Record, Samples
+from sllmbench.measure.interference import compare_clocks, keep
+from sllmbench.measure.sampling import ClockFacts, open_clock
+from sllmbench.measure.statistics import half_width
+from sllmbench.record import Interference, LayerKernel, PhaseMemory, Record, Samples
 
 if TYPE_CHECKING:
     from sllmbench.bench.plan import Plan
-    from sllmbench.record import Energy, Interval, MachineFacts, Quality
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Something that went wrong in a run that went on: one line, and what a developer needs."""
-
-    path: str
-    message: str
-    detail: str
+    from sllmbench.errors import Failure
+    from sllmbench.measure.interference import Kept
+    from sllmbench.measure.sampling import Rounds
+    from sllmbench.record import Energy, Interval, MachineFacts, Quality, Sampling
 
 
 @dataclass(frozen=True)
@@ -46,9 +44,15 @@ class RunResult:
 
 @dataclass
 class Measured:
-    """What is known of one path so far; ``repetitions`` are the replies to the command ``time``."""
+    """What is known of one path so far.
+
+    Attributes:
+        repetitions: the replies to the command ``time``, those of the warm-up too.
+        rounds: what took them.
+    """
 
     wave: tuple[str, ...]
+    rounds: Rounds | None = None
     load_ns: int = 0
     repetitions: list[dict[str, Any]] = field(default_factory=list)
 
@@ -72,10 +76,15 @@ class Recorder:
         complete: bool,
     ) -> Record:
         """Make the record of a path that was timed at least once."""
-        plan, rows = self.plan, measured.repetitions
+        assert measured.rounds is not None
+        plan, rows = self.plan, measured.repetitions[measured.rounds.warm_up :]
         facts = dict(rows[-1]["facts"])
         layer_kernels = tuple(LayerKernel(**use) for use in facts.pop("layer_kernels"))
         itl_ns = tuple(tuple(row["itl_ns"]) for row in rows)
+        seen = compare_clocks([Interference.model_validate(row["interference"]) for row in rows])
+        kept = keep(seen)
+        prefill_tps = _per_second(plan.n_prompt, [row["prefill_ns"] for row in rows], kept)
+        decode_tps = _per_second(plan.n_gen, [row["decode_ns"] for row in rows], kept)
         return Record(
             run_id=self.run_id,
             created_utc=datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -93,10 +102,10 @@ class Recorder:
             n_gen=plan.n_gen,
             interleaved_with=tuple(other for other in measured.wave if other != path),
             complete=complete,
-            prefill_tps=_per_second(plan.n_prompt, [row["prefill_ns"] for row in rows]),
-            decode_tps=_per_second(plan.n_gen, [row["decode_ns"] for row in rows]),
-            ttft_ns=median_interval([row["ttft_ns"] for row in rows]),
-            tpot_ns=None if plan.n_gen < 2 else median_interval([sum(i) / len(i) for i in itl_ns]),
+            prefill_tps=prefill_tps,
+            decode_tps=decode_tps,
+            ttft_ns=kept.interval([row["ttft_ns"] for row in rows]),
+            tpot_ns=None if plan.n_gen < 2 else kept.interval([sum(i) / len(i) for i in itl_ns]),
             load_ns=measured.load_ns,
             peak_rss_bytes=rows[-1]["peak_rss_bytes"],
             peak_rss_reason=rows[-1]["peak_rss_reason"],
@@ -114,11 +123,31 @@ class Recorder:
                 itl_ns=itl_ns,
                 decode_ns=tuple(row["decode_ns"] for row in rows),
             ),
+            interference=seen,
+            n_disturbed=kept.n_disturbed,
+            disturbed=kept.disturbed,
+            sampling=_sampling(path, measured.rounds, prefill_tps, decode_tps),
         )
 
 
-def _per_second(tokens: int, durations_ns: list[int]) -> Interval:
-    return median_interval([tokens * 1e9 / duration for duration in durations_ns])
+def _per_second(tokens: int, durations_ns: list[int], kept: Kept) -> Interval:
+    return kept.interval([tokens * 1e9 / duration for duration in durations_ns])
+
+
+def _sampling(path: str, rounds: Rounds, *intervals: Interval) -> Sampling:
+    """How the repetitions were taken; the widest of the intervals is the precision."""
+    widths = [half_width(interval) for interval in intervals]
+    known = [width for width in widths if width is not None]
+    reached = max(known) if len(known) == len(widths) else None
+    return rounds.sampling(path, _clock(), reached)
+
+
+@lru_cache
+def _clock() -> ClockFacts:
+    """The clock that Python reads, as the path's process does; nothing is called in between."""
+    monotonic = open_clock("monotonic")
+    cost_ns = min(monotonic.time_batch(time.perf_counter_ns, 1000) / 1000 for _ in range(9))
+    return ClockFacts("monotonic", cost_ns, monotonic.resolution_ns, 0.0, None)
 
 
 def _energy(rows: list[dict[str, Any]], phase: str, tokens_per_call: int) -> Energy:

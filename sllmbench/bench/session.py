@@ -10,9 +10,10 @@ from functools import partial
 from typing import IO, TYPE_CHECKING
 
 from sllmbench import hardware, revision
-from sllmbench.bench.results import Failure, Measured, Recorder
-from sllmbench.errors import InputError
-from sllmbench.record import MachineFacts, Quality, Record
+from sllmbench.bench.results import Measured, Recorder
+from sllmbench.errors import Failure, InputError
+from sllmbench.measure.sampling import Rounds, Turn
+from sllmbench.record import Interference, MachineFacts, Quality, Record
 from sllmbench.trial import Trial
 from sllmbench.worker import WorkerError
 
@@ -53,10 +54,12 @@ class Session:
         """Load the wave's paths, time them in turns, then finish them one by one."""
         for path in wave:
             self._attempt(path, partial(self._load, path, wave))
-        for repetition in range(self._plan.repetitions):
-            alive = list(self._trials)
-            for path in self._turns.sample(alive, len(alive)):
-                self._attempt(path, partial(self._time, path, repetition))
+        rounds = Rounds(
+            {path: _Turns(self, path) for path in self._trials}, self._plan.limits, self._turns
+        )
+        for path in self._trials:
+            self._measured[path].rounds = rounds
+        rounds.take()
         for path in list(self._trials):
             self._attempt(path, partial(self._finish, path))
 
@@ -102,11 +105,21 @@ class Session:
             )["load_ns"]
         trial.pause()
 
-    def _time(self, path: str, repetition: int) -> None:
-        trial = self._trials[path]
-        with self._steps.step(f"{path}: timing {repetition + 1}/{self._plan.repetitions}", 1):
+    def take_turn(self, path: str) -> Turn | None:
+        """Time one repetition of a path; None where it fails, its record then made already."""
+        self._attempt(path, partial(self._time, path))
+        if path not in self._trials:
+            return None
+        row = self._measured[path].repetitions[-1]
+        interference = Interference.model_validate(row["interference"])
+        return Turn(row["decode_ns"], 1, interference, (row["prefill_ns"],))
+
+    def _time(self, path: str) -> None:
+        trial, repetitions = self._trials[path], self._measured[path].repetitions
+        of = f"/{self._plan.repetitions}" if self._plan.precision is None else ""
+        with self._steps.step(f"{path}: timing {len(repetitions) + 1}{of}", 1):
             trial.resume()
-            self._measured[path].repetitions.append(trial.ask("time", n_gen=self._plan.n_gen))
+            repetitions.append(trial.ask("time", n_gen=self._plan.n_gen))
             trial.pause()
 
     def _finish(self, path: str) -> None:
@@ -156,6 +169,17 @@ class Session:
             self.failures.append(Failure(path, f"path {path} was not stored: {error}", ""))
 
 
+@dataclass(frozen=True)
+class _Turns:
+    """A path as a candidate."""
+
+    session: Session
+    path: str
+
+    def turn(self) -> Turn | None:
+        return self.session.take_turn(self.path)
+
+
 _LOAD_STEP, _QUALITY_STEP = 2, 6  # rough durations in repetitions, for the progress bar alone
 
 
@@ -172,7 +196,8 @@ class _Steps:
         return _Step(self, what, size)
 
     def tell(self, what: str, done: float) -> None:
-        self._progress(what, (self._done + done) / self._total)
+        # A precision may take more repetitions than were foreseen.
+        self._progress(what, min(1.0, (self._done + done) / self._total))
 
     def finish(self, size: float) -> None:
         self._done += size

@@ -17,11 +17,16 @@ if TYPE_CHECKING:
 
 def show(make: Callable[[int], RenderableType]) -> None:
     """Print what is made for the terminal's width, without the spaces that pad its lines."""
+    for line in lines(make):
+        print(line)
+
+
+def lines(make: Callable[[int], RenderableType]) -> list[str]:
+    """The lines that :func:`show` prints."""
     screen = console()
     with screen.capture() as captured:
         screen.print(make(screen.width))
-    for line in captured.get().splitlines():
-        print(line.rstrip())
+    return [line.rstrip() for line in captured.get().splitlines()]
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -39,7 +39,10 @@ def of_record(record: AnyRecord, source: str) -> list[tuple[str, Run]]:
         return [(name, _run(record, record.samples_ns, record.interference, same, source))]
     same["device"] = record.device
     return [
-        (f"{record.model} {record.path} {metric}", _run(record, samples, None, same, source))
+        (
+            f"{record.model} {record.path} {metric}",
+            _run(record, samples, record.interference, same, source),
+        )
         for metric, samples in _metrics(record)
         if samples
     ]

@@ -39,7 +39,7 @@ _PAGES_BYTES = 256 * 1024**2
 _RANDOM_READS = 1_000_000
 _MADV_COLLAPSE = 25
 """Huge pages whatever the system's setting; Linux 6.1 and newer."""
-_CHILD_S = 60
+_CHILD_S = 300
 
 
 def clock_spread() -> Effect:

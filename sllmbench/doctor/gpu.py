@@ -18,27 +18,17 @@ _NO_GPU_TIMING = "sllmbench times no kernel on a GPU yet"
 
 def settings(_: Subject) -> Iterator[Finding]:
     """Ask the driver about each GPU; what it does not answer is left out."""
+    import pynvml
+
     gpus, reason = gpu.find()
     if reason is not None:
         yield ok("GPU", f"none: {reason}")
         return
-    try:
-        import pynvml
-    except ImportError:
-        yield bad(
-            "notice",
-            "GPU",
-            f"{', '.join(found.name for found in gpus)}; settings unknown without nvidia-ml-py",
-            unmeasured("it is unknown whether there is one"),
-            remedy="pip install nvidia-ml-py",
-        )
-        return
     pynvml.nvmlInit()
     try:
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            found = list(_of_one(pynvml, handle, index))
-            name = f"GPU {index} ({gpus[index].name})"
+        for index, described in enumerate(gpus):
+            name = f"GPU {index} ({described.name})"
+            found = [*_counter(described), *_of_one(index)]
             for finding in found:
                 yield finding.model_copy(update={"title": f"{name}: {finding.title}"})
             if not found:
@@ -47,15 +37,23 @@ def settings(_: Subject) -> Iterator[Finding]:
         pynvml.nvmlShutdown()
 
 
-def _of_one(pynvml: Any, handle: Any, index: int) -> Iterator[Finding]:
+def _of_one(index: int) -> Iterator[Finding]:
+    import pynvml
+
     for check in (_persistence, _ecc, _power_cap, _clocks, _mode, _state):
-        # Older GPUs lack some of these, and a GPU may be lost meanwhile; the others still answer.
+        # Older GPUs and drivers lack some, and a GPU may be lost meanwhile; the others answer.
         try:
-            yield from check(pynvml, handle, index)
-        except pynvml.NVMLError_NotSupported:
+            yield from check(pynvml, pynvml.nvmlDeviceGetHandleByIndex(index), index)
+        except (pynvml.NVMLError_NotSupported, pynvml.NVMLError_FunctionNotFound):
             continue
         except pynvml.NVMLError as error:
             yield _finding("notice", check.__name__.strip("_"), f"unknown: {error}", None)
+
+
+def _counter(described: gpu.Gpu) -> Iterator[Finding]:
+    if not described.has_energy_counter:
+        found = "none; Volta and newer have one; joules are added up from samples of the power"
+        yield _finding("notice", "energy counter", found, None)
 
 
 def _persistence(pynvml: Any, handle: Any, index: int) -> Iterator[Finding]:

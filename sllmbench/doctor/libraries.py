@@ -166,7 +166,7 @@ def extension(_: Subject) -> Iterator[Finding]:
         yield bad(
             "problem",
             f"{title}'s age",
-            f"{len(newer)} sources are newer, {latest.relative_to(sources)} the newest",
+            f"sources newer than it: {len(newer)}, the newest {latest.relative_to(sources)}",
             unmeasured("the newer sources are not compiled"),
             remedy=f"cd {sources} && {_REBUILD}",
             source=built,

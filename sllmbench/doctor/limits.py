@@ -63,7 +63,9 @@ def quota(subject: Subject) -> Iterator[Finding]:
 
 
 def held_back(subject: Subject) -> Iterator[Finding]:
-    """The cgroups say how often a quota has stopped their threads."""
+    """Where there is no quota now, one may have stopped threads a while ago."""
+    if cpu.quota(subject.roots) is not None:
+        return
     for folder in cgroup_folders(subject.roots, "cpu"):
         file = folder / "cpu.stat"
         counted = effects.throttled(file)

@@ -87,7 +87,7 @@ def mitigations(subject: Subject) -> Iterator[Finding]:
         yield bad(
             "notice",
             "mitigations",
-            f"{len(covered)} flaws of the processor are covered: {', '.join(covered)}",
+            f"flaws of the processor that are covered: {', '.join(covered)}",
             unmeasured("it would take a restart without them; kernels make no system calls"),
             advice="leave them on, and compare only machines that have the same",
             source=folder,

@@ -234,8 +234,11 @@ def measure_energy(call: Callable[[], T], probe: EnergyProbe) -> tuple[EnergyWin
     return window, results
 
 
-def add_up(windows: Sequence[EnergyWindow], tokens_per_call: int) -> Energy:
-    """Add up the windows of a phase; one without a figure leaves the sum without one."""
+def add_up(windows: Sequence[EnergyWindow], tokens_per_call: int | None = None) -> Energy:
+    """Add up the windows of a phase; one without a figure leaves the sum without one.
+
+    Where a call makes no tokens, ``j_per_token`` is None.
+    """
     missing = next((window.reason for window in windows if window.energy_j is None), None)
     if missing is not None or not windows:
         return Energy(
@@ -254,8 +257,9 @@ def add_up(windows: Sequence[EnergyWindow], tokens_per_call: int) -> Energy:
         energy_j=energy_j,
         above_idle_j=_total(window.above_idle_j for window in windows),
         uncertainty_j=_total(window.uncertainty_j for window in windows),
-        j_per_token=energy_j
-        and energy_j / (tokens_per_call * sum(window.calls for window in windows)),
+        j_per_token=None
+        if energy_j is None or tokens_per_call is None
+        else energy_j / (tokens_per_call * sum(window.calls for window in windows)),
         source=windows[-1].source,
         update_period_ns=windows[-1].update_period_ns,
         window_ns=sum(window.window_ns or 0 for window in windows),

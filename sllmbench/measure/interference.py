@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from sllmbench.record import Interval
 
 GpuProbe = Callable[[], GpuState]
-"""Tells how the GPU that is measured is doing; idleness is no reason for throttling."""
+"""Tells how the GPU that is measured is doing."""
 
+IDLE = "gpu_idle"
+"""The driver's reason for a low clock that says no more than that nothing runs at the moment."""
 WAIT_SHARE = 0.02
 """Of the window that threads may wait for a processor, together: work is shared out in equal parts
 and waits for the slowest, so that one thread's wait can delay the whole by as much."""
@@ -98,7 +100,8 @@ def find_causes(what: Interference, processors: int, tick_ns: int) -> tuple[str,
     if what.major_faults:
         causes.append(f"pages read from disk: {what.major_faults}")
     if what.gpu is not None:
-        causes += [f"throttled GPU: {reason}" for reason in what.gpu.throttle_reasons or ()]
+        reasons = what.gpu.throttle_reasons or ()
+        causes += [f"throttled GPU: {reason}" for reason in reasons if reason != IDLE]
         if what.gpu.foreign_processes:
             causes.append(f"other processes on the GPU: {what.gpu.foreign_processes}")
     return tuple(causes)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sllmbench import hardware, revision
 from sllmbench.checkpoints.base import Progress, silent
-from sllmbench.errors import InputError
+from sllmbench.errors import Failure, InputError
 from sllmbench.hardware import load
 from sllmbench.matmuls import resolve
 from sllmbench.measure.sampling import ClockFacts, Rounds, Turn
@@ -40,7 +40,7 @@ class KernelResult:
     Attributes:
         baseline: the path that ratios are against.
         notes: paths and cases that could not run, with the reason.
-        failures: processes that died.
+        failures: processes that died and records that could not be stored.
         disturbances: what else was busy on the machine when the comparison began.
     """
 
@@ -48,7 +48,7 @@ class KernelResult:
     baseline: str
     records: list[KernelRecord] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
     disturbances: tuple[str, ...] = ()
     interrupted: bool = False
 
@@ -179,7 +179,8 @@ class _Session:
         try:
             self._store.append(record)
         except InputError as error:
-            self.result.failures.append(f"path {record.path} was not stored: {error}")
+            message = f"path {record.path} was not stored: {error}"
+            self.result.failures.append(Failure(record.path, message, ""))
 
     def take_turn(self, path: str) -> Turn | None:
         """Let the path's process take one sample; None where it fails."""
@@ -201,7 +202,7 @@ class _Session:
             self._note(f"{path}: {error}")
             return None
         except WorkerError as error:
-            self.result.failures.append(str(error))
+            self.result.failures.append(Failure(path, str(error), error.detail))
             worker.kill()
             del self._workers[path]
             return None

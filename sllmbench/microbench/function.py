@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from sllmbench import _native, hardware, revision
 from sllmbench.errors import InputError
 from sllmbench.hardware.roofs import PEAK_SECONDS, READ_SECONDS, WINDOWS
-from sllmbench.measure.energy import EnergyProbe
+from sllmbench.measure.energy import EnergyProbe, add_up
 from sllmbench.measure.sampling import LEAST_ROUNDS, evict_caches, sample
-from sllmbench.record import BenchmarkRecord, Energy, MachineFacts
+from sllmbench.record import BenchmarkRecord, MachineFacts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from sllmbench.measure.energy import EnergyWindow
 
 Peak = Literal["fp32", "int8"]
 
@@ -134,21 +132,7 @@ def benchmark_function(
         gflops=None if work.flops is None else work.flops / series.median_ns,
         gbs=None if work.bytes is None else work.bytes / series.median_ns,
         **_roof(work, series.median_ns),
-        energy=_energy(energy),
-    )
-
-
-def _energy(window: EnergyWindow) -> Energy:
-    return Energy(
-        energy_j=window.energy_j,
-        above_idle_j=window.above_idle_j,
-        uncertainty_j=window.uncertainty_j,
-        j_per_token=None,
-        source=window.source,
-        update_period_ns=window.update_period_ns,
-        window_ns=window.window_ns,
-        windows_j=() if window.energy_j is None else (window.energy_j,),
-        reason=window.reason,
+        energy=add_up([energy]),
     )
 
 

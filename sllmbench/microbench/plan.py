@@ -51,11 +51,10 @@ and their difference."""
 
 @dataclass(frozen=True)
 class Shape:
-    """A weight [n, k], and how many of the model's layers have it (0: no model was named)."""
+    """A weight [n, k]."""
 
     n: int
     k: int
-    layers: int = 0
 
 
 @dataclass(frozen=True)
@@ -161,13 +160,13 @@ def model_shapes(name: str) -> tuple[Shape, ...]:
     from sllmbench.checkpoints.random import PARAMETERS
 
     checkpoint = open_checkpoint(f"random:{name}" if name in PARAMETERS else name)
-    counts: dict[tuple[int, int], int] = {}
+    found: dict[Shape, None] = {}
     for tensor, shape in checkpoint.shapes().items():
         if len(shape) == 2 and not re.search(r"embed|lm_head|wte|wpe", tensor):
-            counts[shape[0], shape[1]] = counts.get((shape[0], shape[1]), 0) + 1
-    if not counts:
+            found[Shape(shape[0], shape[1])] = None
+    if not found:
         raise InputError(f"{name} has no linear layers")
-    return tuple(Shape(n, k, layers) for (n, k), layers in counts.items())
+    return tuple(found)
 
 
 def _check_memory(cases: Sequence[Case], paths: Sequence[str], cold_bytes: int) -> None:

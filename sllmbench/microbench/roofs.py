@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from sllmbench import _native
+from sllmbench.errors import Failure
 from sllmbench.worker import WorkerError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Roof:
 class Roofs:
     """Read bandwidths and peak rates, each measured once, while all others stand still."""
 
-    def __init__(self, start: Callable[[], Worker], failures: list[str]) -> None:
+    def __init__(self, start: Callable[[], Worker], failures: list[Failure]) -> None:
         """Start the process with ``start``; what goes wrong is added to ``failures``."""
         self._start = start
         self._failures = failures
@@ -52,8 +53,8 @@ class Roofs:
         try:
             return self._roof(facts, copies, threads, moved, operations)
         except WorkerError as error:
-            if str(error) not in self._failures:
-                self._failures.append(str(error))
+            if all(known.message != str(error) for known in self._failures):
+                self._failures.append(Failure(self.worker.path, str(error), error.detail))
             self.worker.kill()
             self.worker = self._started()
             return Roof(None, None, None, None, str(error))

@@ -7,12 +7,14 @@ from typing import Literal
 from sllmbench.record.base import Frozen, Interval, Origin
 from sllmbench.record.energy import Energy  # noqa: TC001  (pydantic reads it at run time)
 from sllmbench.record.memory import PhaseMemory  # noqa: TC001
+from sllmbench.record.sampling import Interference, Sampling  # noqa: TC001
 
 SCHEMA_VERSION = 3
 """History:
 1  first version
 2  kind and commit
-3  energy of prefill and decode apart, with its provenance; memory by phase
+3  energy of prefill and decode apart, with its provenance; memory by phase;
+   interference, sampling, n_disturbed, disturbed
 """
 
 
@@ -112,3 +114,11 @@ class Record(Origin):
     """Why there is no quality figure."""
 
     samples: Samples
+    interference: tuple[Interference, ...]
+    """Beside each repetition, its request and its decode together."""
+    n_disturbed: int
+    """Repetitions that something disturbed."""
+    disturbed: bool
+    """Whether too few were undisturbed, so that the medians are of all."""
+    sampling: Sampling
+    """``precision_reached`` is the wider of prefill's and decode's."""

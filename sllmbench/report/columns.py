@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     _Axis = Callable[[Record], "_Range | None"]
 
 MISSING = "–"
-PARETO_MARK, INCOMPLETE_MARK = "*", "†"
+PARETO_MARK, INCOMPLETE_MARK, DISTURBED_MARK = "*", "†", "~"
 _LONGEST_NAME_IN_HEADER = 6
 
 
@@ -142,11 +142,13 @@ def _decimals(value: float, digits: int) -> int:
 
 def _paths(records: Sequence[Record]) -> Column:
     best = set(pareto(records))
-    marks = (
-        (INCOMPLETE_MARK if not r.complete else "") + (PARETO_MARK if r.path in best else "")
+    marks = [
+        (INCOMPLETE_MARK if not r.complete else "")
+        + (DISTURBED_MARK if r.disturbed else "")
+        + (PARETO_MARK if r.path in best else "")
         for r in records
-    )
-    width = 2 if any(not r.complete and r.path in best for r in records) else 1
+    ]
+    width = max(1, *map(len, marks))
     cells = tuple(f"{mark:<{width}} {r.path}" for mark, r in zip(marks, records, strict=True))
     return Column(f"{'':<{width}} path", cells, 0)
 

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from sllmbench.record import Interval
-from sllmbench.report.columns import MISSING, Column, number, ratio_title, spread
+from sllmbench.report.columns import DISTURBED_MARK, MISSING, Column, number, ratio_title, spread
 from sllmbench.report.grids import csv_rows, markdown_grid, markdown_notes, notes_grid, text_grid
 from sllmbench.report.sampling import DISTURBED_NOTE, Sampled, sampling_notes
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _WRONG = 0.2
 """A maximum error above this share of the largest value is no rounding of any format here."""
-WRONG_MARK, DISTURBED_MARK = "!", "~"
+WRONG_MARK = "!"
 
 
 def table(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sllmbench.report.columns import (
+    DISTURBED_MARK,
     INCOMPLETE_MARK,
     NOISE,
     PARETO_MARK,
@@ -12,6 +13,7 @@ from sllmbench.report.columns import (
     ratio_title,
     without_all_axes,
 )
+from sllmbench.report.sampling import DISTURBED_NOTE, Sampled, sampling_notes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,8 +26,15 @@ def notes(records: Sequence[Record], reference: str) -> list[tuple[str, str]]:
     return [
         (PARETO_MARK, _pareto(records)),
         *[(INCOMPLETE_MARK, text) for text in _incomplete(records)],
+        *([(DISTURBED_MARK, DISTURBED_NOTE)] if any(r.disturbed for r in records) else []),
         ("ratios", _ratios(records, reference)),
         ("timing", _timing(records)),
+        *[
+            ("timing", text)
+            for text in sampling_notes(
+                [Sampled(r.path, r.interference, r.disturbed, r.sampling) for r in records]
+            )
+        ],
         *[("kernels", text) for text in _by_value(records, _kernels)],
         *[("lm_head", text) for text in _by_value(records, lambda r: r.lm_head)],
         ("memory", _memory(records)),

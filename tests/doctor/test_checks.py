@@ -254,7 +254,7 @@ CASES: list[tuple[Callable[..., Any], dict[str, str], str, str, str | None]] = [
             f"{CPU}/vulnerabilities/l1tf": "Not affected",
         },
         "notice",
-        "1 flaws of the processor are covered: mds",
+        "flaws of the processor that are covered: mds",
         None,
     ),
     (system.mitigations, {f"{CPU}/vulnerabilities/l1tf": "Not affected"}, "ok", "none", None),
@@ -350,6 +350,15 @@ def test_what_most_machines_lack_is_not_mentioned(patient: Any, check: Callable[
 def test_a_quota_that_never_stopped_a_thread_is_not_mentioned(patient: Any) -> None:
     patient.write(in_cgroup({"job/cpu.stat": "nr_periods 9\nnr_throttled 0\nthrottled_usec 0"}))
     assert patient.examined(limits.held_back) == []
+
+
+def test_a_quota_of_today_is_mentioned_once(patient: Any) -> None:
+    stat = {"job/cpu.stat": "nr_throttled 4\nthrottled_usec 9"}
+    patient.write(in_cgroup(stat))
+    assert len(patient.examined(limits.held_back)) == 1
+    patient.write(in_cgroup({"job/cpu.max": "100000 100000"}))
+    assert patient.examined(limits.held_back) == []
+    assert patient.one(limits.quota).severity == "problem"
 
 
 def watched(*percents: float, steal: float | None = 0.0) -> Load:

@@ -103,7 +103,7 @@ def test_sources_newer_than_the_extension(
     os.utime(source, (built_at + 1, built_at + 1))
     finding = patient.one(libraries.extension)
     assert finding.severity == "problem"
-    assert finding.found == "1 sources are newer, csrc/cpu/matmul.cpp the newest"
+    assert finding.found == "sources newer than it: 1, the newest csrc/cpu/matmul.cpp"
     assert finding.remedy == f"cd {tmp_path} && pip install --no-build-isolation -e ."
 
 

@@ -72,6 +72,7 @@ def gpu(reasons: Sequence[str] = (), foreign: int | None = 0) -> GpuState:
         ({"steal_ns": 20 * MS, "tick_window_ns": 1000 * MS}, []),
         ({"major_faults": 1}, ["pages read from disk: 1"]),
         ({"gpu": gpu(["sw_power_cap"])}, ["throttled GPU: sw_power_cap"]),
+        ({"gpu": gpu(["gpu_idle"])}, []),
         ({"gpu": gpu(foreign=2)}, ["other processes on the GPU: 2"]),
         ({"gpu": gpu(foreign=None)}, []),
         ({"wait_ns": None, "steal_ns": None, "foreign_cpu_ns": None}, []),

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from sllmbench import microbench
-from sllmbench.errors import InputError
+from sllmbench.errors import Failure, InputError
 from sllmbench.microbench import KernelResult, compare_kernels
 from sllmbench.store import Store
 from sllmbench.worker import Worker
@@ -126,8 +126,9 @@ def test_a_path_that_dies_is_named_and_the_others_go_on(watched: type[Watched]) 
 
     watched.on_ask = kill_the_third
     result = compare(shapes=["64x96", "32x32"])
-    assert len(result.failures) == 1
-    assert "path torch:fp32 failed: its process was killed by SIGKILL" in result.failures[0]
+    assert [failure.path for failure in result.failures] == ["torch:fp32"]
+    message = result.failures[0].message
+    assert "path torch:fp32 failed: its process was killed by SIGKILL" in message
     counts = {(r.path, r.n): len(r.samples_ns) for r in result.records}
     assert counts["int4-g32", 64] == counts["int4-g32", 32] == ROUNDS
     assert ("torch:fp32", 64) not in counts  # two turns of six are no comparison
@@ -174,7 +175,7 @@ def test_a_roof_process_that_dies_costs_the_roofs_alone(watched: type[Watched]) 
     assert [r.path for r in result.records] == PATHS
     assert all((r.roof_gbs, r.roof_fraction, r.bound) == (None, None, None) for r in result.records)
     assert all("killed by SIGKILL" in (r.roof_reason or "") for r in result.records)
-    assert len(result.failures) == 1
+    assert [failure.path for failure in result.failures] == ["roofs"]
 
 
 def test_cold_walks_through_copies_of_each_paths_own_size() -> None:
@@ -203,4 +204,4 @@ def test_a_store_that_fails_loses_no_measurement(
     monkeypatch.setattr(Store, "append", fail)
     result = compare(paths=["int8"], rounds=1, store=tmp_path / "s.sqlite")
     assert len(result.records) == 1
-    assert result.failures == ["path int8 was not stored: no space left"]
+    assert result.failures == [Failure("int8", "path int8 was not stored: no space left", "")]

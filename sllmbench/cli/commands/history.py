@@ -10,6 +10,7 @@ import typer
 
 from sllmbench.cli.arguments import Listing, StoreOption
 from sllmbench.cli.display import show
+from sllmbench.errors import InputError
 
 
 def history(
@@ -18,22 +19,28 @@ def history(
     ] = "*",
     store: StoreOption = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw it into this .png or .svg as well.")
+        Path | None, typer.Option(help="Draw the lines into this file, as .png or .svg.")
     ] = None,
     output: Annotated[
         Listing, typer.Option("-o", "--output", help="What to write to stdout.")
     ] = Listing.TABLE,
 ) -> None:
-    """Show the store's medians over commits, and where their level changed."""
-    from sllmbench.compare.history import history as read
+    """Show benchmarks' medians over the commits in the store, change points marked."""
+    from sllmbench.compare.history import history as joined
     from sllmbench.report import history as report
+    from sllmbench.store import Store
 
-    found = read(pattern, store)
+    with Store(store, must_exist=True) as opened:
+        path = opened.path
+        lines, unknown = joined(opened.records(), pattern)
+    if not lines:
+        outside = f"; {unknown} runs were made outside a repository" if unknown else ""
+        raise InputError(f"no benchmark of {path} matches {pattern!r}{outside}")
     if plot is not None:
-        report.plot(found, plot)
+        report.plot(lines, plot)
     if output is Listing.JSON:
-        sys.stdout.write(report.json(found))
+        sys.stdout.write(report.json(lines, unknown))
     elif output is Listing.MD:
-        sys.stdout.write(report.markdown(found))
+        sys.stdout.write(report.markdown(lines, unknown))
     else:
-        show(lambda width: report.table(found, width))
+        show(lambda width: report.table(lines, unknown, width))

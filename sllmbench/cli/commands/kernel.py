@@ -122,7 +122,9 @@ def kernel(
     _write_kernels(result, output)
     warn_of(result.disturbances)
     for failure in result.failures:
-        print(f"error: {failure}", file=sys.stderr)
+        if failure.detail:
+            print(failure.detail, file=sys.stderr)
+        print(f"error: {failure.message}", file=sys.stderr)
     if result.interrupted:
         print("interrupted: the table holds what was measured", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sllmbench.cli import display
-from sllmbench.cli.arguments import INTERRUPTED, Arithmetic, Output, StoreOption, names
+from sllmbench.cli.arguments import (
+    INTERRUPTED,
+    Arithmetic,
+    Output,
+    StoreOption,
+    fraction,
+    names,
+)
 from sllmbench.cli.display import show, warn_of
 
 if TYPE_CHECKING:
@@ -35,6 +42,21 @@ def run(
     repetitions: Annotated[
         int, typer.Option("-r", "--repetitions", help="Of every timing; 6 give a 95% interval.")
     ] = 6,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="Repeat until the 95% intervals of prefill and decode are narrower than ± this.",
+            metavar="1%",
+            show_default="-r repetitions, no more",
+        ),
+    ] = None,
+    max_time: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds after which no further repetition begins.",
+            show_default="300 with --precision",
+        ),
+    ] = None,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -73,6 +95,8 @@ def run(
                 n_prompt=n_prompt,
                 n_gen=n_gen,
                 repetitions=repetitions,
+                precision=None if precision is None else fraction("--precision", precision),
+                max_seconds=max_time,
                 threads=threads,
                 arithmetic=arithmetic.value,
                 eval_tokens=eval_tokens,
