@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sllmbench.microbench.function import Session
     from sllmbench.record import BenchmarkRecord
 
+DEFAULT_PRECISION = "1%"
 DEFAULT_MAX_SECONDS = 5.0
 
 
@@ -30,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("sllmbench", "kernel benchmarks under sllmbench's sampling")
     group.addoption(
         "--sllmbench-precision",
-        default="1%",
+        default=DEFAULT_PRECISION,
         metavar="PERCENT",
         help="sample until the median's 95%% interval is ± this (default 1%%)",
     )
@@ -117,19 +118,33 @@ class _State:
         self._session: Session | None = None
         self._base: list[Series] | None = None
         self._thresholds: Thresholds | None = None
-        base = config.getoption("--sllmbench-compare")
-        if base is not None:
-            try:
-                self._read(base)
-            except InputError as error:
-                raise pytest.UsageError(f"--sllmbench-compare: {error}") from None
+        try:
+            self._read_options()
+        except InputError as error:
+            raise pytest.UsageError(str(error)) from None
 
-    def _read(self, base: str) -> None:
-        from sllmbench.cli.arguments import thresholds_of
+    def _read_options(self) -> None:
+        """Refuse at once what would fail later, or would gate nothing."""
+        precision = self._config.getoption("--sllmbench-precision")
+        base = self._config.getoption("--sllmbench-compare")
+        gates = ("--sllmbench-max-slowdown", "--sllmbench-force", "--sllmbench-strict")
+        given = [name for name in gates if self._config.getoption(name)]
+        if precision == DEFAULT_PRECISION and base is None and not given:
+            return  # nothing to read, and nothing to import for it
+        from sllmbench.cli.arguments import fraction, thresholds_of
+
+        fraction("--sllmbench-precision", precision)
+        if base is None and given:
+            raise InputError(f"{given[0]} gates nothing without --sllmbench-compare=BASE")
+        if base is None:
+            return
+        slowdown = self._config.getoption("--sllmbench-max-slowdown")
+        self._thresholds = thresholds_of(slowdown, option="--sllmbench-max-slowdown")
+        self._read_base(base)
+
+    def _read_base(self, base: str) -> None:
         from sllmbench.compare.inputs import read_side
 
-        slowdown = self._config.getoption("--sllmbench-max-slowdown")
-        self._thresholds = thresholds_of(slowdown)
         file = self._config.getoption("--sllmbench-store")
         self._base = read_side([base], None if file is None else Path(file))
 
@@ -247,7 +262,7 @@ def report(benchmark: Any, record: BenchmarkRecord) -> None:
         "gbs": record.gbs,
         "gflops": record.gflops,
         "roof_fraction": record.roof_fraction,
-        "joules": record.energy.energy_j,
+        "joules": record.energy_j_per_call,
         "isa": record.isa,
         "disturbed": record.disturbed,
         "sllmbench": record.model_dump(mode="json"),

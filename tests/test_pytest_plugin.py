@@ -176,8 +176,13 @@ def test_a_regression_fails_the_session(
 ) -> None:
     session("--benchmark-json=base.json").assert_outcomes(passed=2)
     suite = SUITE.replace("factor=1", f"factor={slower}")
-    result = session("--sllmbench-compare=base.json", "--sllmbench-max-slowdown=50%", suite=suite)
-    result.assert_outcomes(passed=2)
+    for _ in range(3):  # on a busy machine samples may hang together too much to tell
+        result = session(
+            "--sllmbench-compare=base.json", "--sllmbench-max-slowdown=50%", suite=suite
+        )
+        result.assert_outcomes(passed=2)
+        if "cannot tell" not in result.stdout.str():
+            break
     assert result.ret == (pytest.ExitCode.OK if slower == 1 else pytest.ExitCode.TESTS_FAILED)
     result.stdout.fnmatch_lines(["*compared with an earlier session*"])
     result.stdout.fnmatch_lines(["1 same (of 1 benchmark)" if slower == 1 else "1 slower *"])
@@ -220,6 +225,20 @@ def test_a_base_that_cannot_be_read_ends_it_before_anything_runs(
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"ERROR: *{message}*"])
     assert "passed" not in result.stdout.str()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--sllmbench-strict"], "--sllmbench-strict gates nothing without --sllmbench-compare"),
+        (["--sllmbench-max-slowdown=x"], "--sllmbench-max-slowdown gates nothing without"),
+        (["--sllmbench-precision=x"], "--sllmbench-precision takes a share"),
+    ],
+)
+def test_options_that_cannot_be_meant(session: Run, options: list[str], message: str) -> None:
+    result = session(*options)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: {message}*"])
 
 
 def test_nothing_to_compare_is_an_error(session: Run, pytester: pytest.Pytester) -> None:

@@ -13,6 +13,7 @@
 #include <charconv>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <string_view>
 
 #include "probes/clock.h"
@@ -115,9 +116,9 @@ InterferenceProbe::InterferenceProbe(std::string proc, const std::string& sys)
         reasons_["foreign_cpu_ns"] = reasons_["steal_ns"] = "/proc/stat does not count ticks here";
     if (core_hz() == 0) reasons_["core_hz"] = "no chain of additions for this architecture";
     find_temperatures(sys);
-    const std::string stat(read_file(proc_ + "/stat", buffer));
-    for (std::size_t at = stat.find("\ncpu"); at != stat.npos; at = stat.find("\ncpu", at + 1))
-        ++processors_;
+    std::ifstream stat(proc_ + "/stat");  // a line a processor: more than the buffer holds
+    for (std::string line; std::getline(stat, line);)
+        processors_ += line.starts_with("cpu") && !line.starts_with("cpu ");
 }
 
 InterferenceProbe::~InterferenceProbe() {

@@ -271,6 +271,7 @@ std::optional<nanoseconds> Nvml::update_period(unsigned gpu, nanoseconds limit) 
     const auto read = [&] { return counter ? static_cast<double>(energy_mj(gpu)) : power_w(gpu); };
     const auto end = steady_clock::now() + limit;
     double last = read();
+    if (changes.size() <= kGaps) changes.clear();  // the driver's clock is another than ours
     while (changes.size() <= kGaps && steady_clock::now() < end) {
         std::this_thread::sleep_for(std::chrono::microseconds(500));
         if (const double now = read(); now != last) {

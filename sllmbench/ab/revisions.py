@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -121,6 +122,8 @@ class _Session:
                 f"pytest ended with {done.returncode} over the build of {self.target.name}:"
                 f" {_tail(done)}"
             )
+        if not witness.exists():
+            raise InputError(f"pytest ran no session with {' '.join(self.arguments)}")
         self._require_build(json.loads(witness.read_text()))
         if not times.exists():
             raise InputError("pytest-benchmark wrote no times; is it installed here?")
@@ -224,17 +227,26 @@ def _run(
     command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(
+        process = subprocess.Popen(
             command,
             cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             errors="replace",
+            start_new_session=True,  # so that all it started can be ended with it
         )
     except OSError as error:
         raise InputError(f"cannot run {command[0]}: {error.strerror}") from error
+    with process:
+        try:
+            out, err = process.communicate()
+        finally:  # an interrupt must leave no compiler that writes into a folder that goes
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def _tail(done: subprocess.CompletedProcess[str]) -> str:

@@ -148,7 +148,7 @@ class _Rounds:
     ) -> Literal["precision", "time"]:
         # Fewer rounds cannot give so small a probability even if all agree.
         look = 2 + math.ceil(math.log2(len(self.base_ns) / self._limits.alpha))
-        while time.monotonic() < deadline_s:
+        while not self.base_first or time.monotonic() < deadline_s:
             left = (deadline_s - time.monotonic()) / self._limits.max_time_s
             tell(f"round {len(self.base_first) + 1}", 1 - left)
             self._round(base, new)

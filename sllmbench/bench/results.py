@@ -83,8 +83,8 @@ class Recorder:
         itl_ns = tuple(tuple(row["itl_ns"]) for row in rows)
         seen = compare_clocks([Interference.model_validate(row["interference"]) for row in rows])
         kept = keep(seen)
-        prefill_tps = _per_second(plan.n_prompt, [row["prefill_ns"] for row in rows], kept)
-        decode_tps = _per_second(plan.n_gen, [row["decode_ns"] for row in rows], kept)
+        prefill_ns = [row["prefill_ns"] for row in rows]
+        decode_ns = [row["decode_ns"] for row in rows]
         return Record(
             run_id=self.run_id,
             created_utc=datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -102,8 +102,8 @@ class Recorder:
             n_gen=plan.n_gen,
             interleaved_with=tuple(other for other in measured.wave if other != path),
             complete=complete,
-            prefill_tps=prefill_tps,
-            decode_tps=decode_tps,
+            prefill_tps=_per_second(plan.n_prompt, prefill_ns, kept),
+            decode_tps=_per_second(plan.n_gen, decode_ns, kept),
             ttft_ns=kept.interval([row["ttft_ns"] for row in rows]),
             tpot_ns=None if plan.n_gen < 2 else kept.interval([sum(i) / len(i) for i in itl_ns]),
             load_ns=measured.load_ns,
@@ -118,15 +118,17 @@ class Recorder:
             quality=quality,
             quality_reason=quality_reason,
             samples=Samples(
-                prefill_ns=tuple(row["prefill_ns"] for row in rows),
+                prefill_ns=tuple(prefill_ns),
                 ttft_ns=tuple(row["ttft_ns"] for row in rows),
                 itl_ns=itl_ns,
-                decode_ns=tuple(row["decode_ns"] for row in rows),
+                decode_ns=tuple(decode_ns),
             ),
             interference=seen,
             n_disturbed=kept.n_disturbed,
             disturbed=kept.disturbed,
-            sampling=_sampling(path, measured.rounds, prefill_tps, decode_tps),
+            sampling=_sampling(
+                path, measured.rounds, kept.interval(prefill_ns), kept.interval(decode_ns)
+            ),
         )
 
 
@@ -135,7 +137,7 @@ def _per_second(tokens: int, durations_ns: list[int], kept: Kept) -> Interval:
 
 
 def _sampling(path: str, rounds: Rounds, *intervals: Interval) -> Sampling:
-    """How the repetitions were taken; the widest of the intervals is the precision."""
+    """How the repetitions were taken; the widest of the times' intervals is the precision."""
     widths = [half_width(interval) for interval in intervals]
     known = [width for width in widths if width is not None]
     reached = max(known) if len(known) == len(widths) else None

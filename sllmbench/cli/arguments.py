@@ -108,8 +108,8 @@ def alpha_of(text: str) -> float:
     return fraction("--alpha", text)
 
 
-def thresholds_of(texts: Sequence[str] | None) -> Thresholds:
-    """Read every ``--threshold``: a share, or one behind a pattern and ``=``.
+def thresholds_of(texts: Sequence[str] | None, option: str = "--threshold") -> Thresholds:
+    """Read every ``option``: a share, or one behind a pattern and ``=``.
 
     Raises:
         InputError: one is no share, or the overall one is there twice.
@@ -119,12 +119,12 @@ def thresholds_of(texts: Sequence[str] | None) -> Thresholds:
     overall, patterns = None, []
     for text in texts or ():
         pattern, equals, share = text.rpartition("=")
-        value = fraction("--threshold", share)
+        value = fraction(option, share)
         if pattern:
             patterns.append((pattern, value))
         elif equals or overall is not None:
             raise InputError(
-                f"--threshold {text}: one for all and 'NAME-GLOB=2.5%' for some benchmarks"
+                f"{option} {text}: one for all and 'NAME-GLOB=2.5%' for some benchmarks"
             )
         else:
             overall = value

@@ -98,15 +98,16 @@ def history(records: Iterable[AnyRecord], pattern: str = "*") -> tuple[list[Line
         pattern: shell pattern that a benchmark's name must match.
     """
     lines: dict[tuple[str, tuple[tuple[str, str], ...]], list[Run]] = {}
-    unknown = 0
+    unknown: set[str] = set()
     for name, run in of_records(records, "the store"):
         if not fnmatchcase(name, pattern):
             continue
         if run.commit is None:
-            unknown += 1
+            unknown.add(run.source)
             continue
         lines.setdefault((name, tuple(sorted(run.identity.items()))), []).append(run)
-    return [_line(name, dict(same), runs) for (name, same), runs in lines.items()], unknown
+    joined = [_line(name, dict(same), runs) for (name, same), runs in lines.items()]
+    return joined, len(unknown)
 
 
 def change_points(medians_ns: Sequence[float], alpha: float = ALPHA) -> list[Change]:

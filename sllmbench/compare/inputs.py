@@ -54,10 +54,15 @@ def read_side(names: Sequence[str], store: Path | None = None) -> list[Series]:
 def of_records(records: Iterable[AnyRecord], source: str) -> list[tuple[str, Run]]:
     """Name the benchmarks of records; a run each for every run id that they come from."""
     pairs = []
-    for run_id, of_run in groupby(sorted(records, key=lambda r: r.created_utc), _run_id):
+    for run_id, of_run in groupby(sorted(records, key=_in_order), _run_id):
         named = [pair for r in of_run for pair in facts.of_record(r, f"{source} {run_id}")]
         pairs += _distinct(named, source)
     return pairs
+
+
+def _in_order(record: AnyRecord) -> tuple[str, str]:
+    """Runs by their ids, which begin with their time: two may have written at once."""
+    return record.run_id, record.created_utc
 
 
 def _run_id(record: AnyRecord) -> str:
@@ -141,12 +146,12 @@ def _parsed(text: str, path: Path) -> Any:
         raise InputError(f"{path} is empty")
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         lines = [line for line in text.splitlines() if line.strip()]
         try:
             if len(lines) > 1:
                 return [json.loads(line) for line in lines]
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             pass
         raise InputError(f"{path} is not JSON ({error}); was it cut off?") from error
 
@@ -158,7 +163,7 @@ def _record(value: Any, path: Path, number: int) -> AnyRecord:
     for name in _INTERVALS if fields.get("kind") == "run" else ():
         if f"{name}_low" in fields:  # as reports write it; the store keeps an object
             low, high = fields.pop(f"{name}_low"), fields.pop(f"{name}_high", None)
-            median = fields[name]
+            median = fields.get(name)
             whole = {"median": median, "low": low, "high": high}
             fields[name] = None if median is None else whole
     try:

@@ -33,11 +33,16 @@ class Run:
     created_utc: str = ""
 
     def usable_ns(self) -> tuple[float, ...]:
-        """The undisturbed samples; all, where fewer than six are undisturbed."""
+        """The undisturbed samples where six of them, and half of all, are; else all of them.
+
+        The rule of :func:`sllmbench.measure.interference.keep`, so that a record's median is this
+        one's.
+        """
         quiet = tuple(
             ns for ns, bad in zip(self.samples_ns, self.disturbed, strict=True) if not bad
         )
-        return quiet if len(quiet) >= ENOUGH_UNDISTURBED else self.samples_ns
+        enough = len(quiet) >= ENOUGH_UNDISTURBED and not self.mostly_disturbed()
+        return quiet if enough else self.samples_ns
 
     def mostly_disturbed(self) -> bool:
         """Whether more samples were disturbed than not."""

@@ -81,7 +81,7 @@ def _power_cap(pynvml: Any, handle: Any, index: int) -> Iterator[Finding]:
 
 
 def _state(pynvml: Any, handle: Any, index: int) -> Iterator[Finding]:
-    """What is watched beside every sample too: throttling and other processes."""
+    """Throttling and other processes, at this moment."""
     state, reason = gpu_state(index)
     if state is None:
         yield _finding("notice", "state", f"unknown: {reason}", None)

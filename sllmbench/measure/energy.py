@@ -32,7 +32,7 @@ LEAST_UPDATES = 20
 IDLE_S = 0.5
 """How long idle power is measured, or as long as the slowest sensor needs."""
 
-_idle_w: dict[tuple[str, Roots, str], float] = {}
+_idle_w: dict[tuple[str, Roots, str], float | None] = {}
 
 
 @dataclass
@@ -142,10 +142,14 @@ class EnergyProbe:
         if not self._sensors or self._idle_s <= 0 or self._idle_key in _idle_w:
             return
         start_ns = self._start()
-        time.sleep(max(self._idle_s, 1.05 * self.shortest_ns / 1e9))
-        duration_ns, parts, _ = self._stop(start_ns)
-        if parts:
-            _idle_w[self._idle_key] = sum(part.energy_j for part in parts) * 1e9 / duration_ns
+        try:
+            time.sleep(max(self._idle_s, 1.05 * self.shortest_ns / 1e9))
+        finally:  # an interrupt must not leave the window open
+            duration_ns, parts, _ = self._stop(start_ns)
+        # None: it was tried and gave no figure; another try would only sleep again.
+        _idle_w[self._idle_key] = (
+            sum(part.energy_j for part in parts) * 1e9 / duration_ns if parts else None
+        )
 
     def __enter__(self) -> EnergyWindow:
         """Open the window."""

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from sllmbench.record import Interval
 
-GpuProbe = Callable[[], GpuState]
-"""Tells how the GPU that is measured is doing."""
+GpuProbe = Callable[[], GpuState | None]
+"""Tells how the GPU that is measured is doing, where its driver does."""
 
 IDLE = "gpu_idle"
 """The driver's reason for a low clock that says no more than that nothing runs at the moment."""

@@ -197,11 +197,16 @@ def evict_caches() -> None:
     Raises:
         InputError: the kernel does not tell the caches' sizes.
     """
-    _native.evict(_bytes_to_evict())
+    _native.evict(bytes_to_evict())
 
 
 @lru_cache
-def _bytes_to_evict() -> int:
+def bytes_to_evict() -> int:
+    """Twice what the last level of cache holds.
+
+    Raises:
+        InputError: the kernel does not tell the caches' sizes.
+    """
     from sllmbench.hardware import cpu
 
     caches, reason = cpu.caches()

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from sllmbench import _native, hardware, revision
 from sllmbench.errors import InputError
 from sllmbench.hardware.roofs import PEAK_SECONDS, READ_SECONDS, WINDOWS
-from sllmbench.measure.energy import EnergyProbe, add_up
-from sllmbench.measure.sampling import LEAST_ROUNDS, evict_caches, sample
-from sllmbench.record import BenchmarkRecord, MachineFacts
+from sllmbench.measure.energy import EnergyProbe, add_up, measure_energy
+from sllmbench.measure.sampling import LEAST_ROUNDS, bytes_to_evict, evict_caches, sample
+from sllmbench.measure.sensors import gpu_state
+from sllmbench.record import BenchmarkRecord, GpuState, MachineFacts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,14 +102,16 @@ def benchmark_function(
         raise InputError(f"cache must be hot or cold, not {cache!r}")
     synchronize = _torch_cuda_synchronize()
     function = call if synchronize is None else partial(_then, call, synchronize)
-    with EnergyProbe() as energy:
-        series = sample(
-            {name: function},
-            precision=precision,
-            max_seconds=max_seconds,
-            rounds=rounds,
-            between=evict_caches if cache == "cold" else None,
-        )[name]
+    series = sample(
+        {name: function},
+        precision=precision,
+        max_seconds=max_seconds,
+        rounds=rounds,
+        between=evict_caches if cache == "cold" else None,
+        gpu=None if synchronize is None else _gpu_state,
+    )[name]
+    # Of calls alone, one after the other, so that nothing else is in the joules.
+    window, _ = measure_energy(function, EnergyProbe("cpu" if synchronize is None else "cuda"))
     return BenchmarkRecord(
         run_id=session.run_id,
         created_utc=datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -131,8 +134,9 @@ def benchmark_function(
         bytes_per_call=work.bytes,
         gflops=None if work.flops is None else work.flops / series.median_ns,
         gbs=None if work.bytes is None else work.bytes / series.median_ns,
-        **_roof(work, series.median_ns),
-        energy=add_up([energy]),
+        **_roof(work, cache, series.median_ns),
+        energy=add_up([window]),
+        energy_j_per_call=None if window.energy_j is None else window.energy_j / window.calls,
     )
 
 
@@ -145,16 +149,22 @@ def _torch_cuda_synchronize() -> Callable[[], object] | None:
     return found
 
 
+def _gpu_state() -> GpuState | None:
+    return gpu_state(sys.modules["torch"].cuda.current_device())[0]
+
+
 def _then(first: Callable[[], object], second: Callable[[], object]) -> None:
     first()
     second()
 
 
-def _roof(work: Work, median_ns: float) -> dict[str, Any]:
+def _roof(work: Work, cache: str, median_ns: float) -> dict[str, Any]:
     """The share of what memory and arithmetic allow, or why there is none."""
     bounds_ns = []
     if work.bytes is not None:
-        bounds_ns.append(work.bytes / _read_gbs(int(work.bytes), _native.threads()))
+        held = bytes_to_evict() if cache == "cold" else 0
+        size = max(int(work.bytes), held)
+        bounds_ns.append(work.bytes / _read_gbs(size, _native.threads()))
     if work.flops is not None and work.peak is not None:
         rate = _peak_gops(work.peak, _native.active_isa(), _native.threads())
         bounds_ns.append(work.flops / rate)

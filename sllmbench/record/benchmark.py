@@ -40,4 +40,5 @@ class BenchmarkRecord(Origin):
     roof_fraction: float | None
     roof_reason: str | None
     energy: Energy
-    """Of all samples; ``j_per_token`` is None."""
+    """Of calls after the samples, one after the other; ``j_per_token`` is None."""
+    energy_j_per_call: float | None

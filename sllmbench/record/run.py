@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from sllmbench.record.base import Frozen, Interval, Origin
 from sllmbench.record.energy import Energy  # noqa: TC001  (pydantic reads it at run time)
 from sllmbench.record.memory import PhaseMemory  # noqa: TC001
@@ -81,8 +83,8 @@ class Record(Origin):
     """How the output layer and the embedding are stored, and whether they are tied."""
 
     threads: int
-    n_prompt: int
-    n_gen: int
+    n_prompt: int = Field(ge=1)
+    n_gen: int = Field(ge=1)
     interleaved_with: tuple[str, ...]
     """Paths that took turns with this one while it was timed."""
     complete: bool

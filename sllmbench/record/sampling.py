@@ -37,7 +37,7 @@ class Interference(Frozen):
     minor_faults: int | None
     major_faults: int | None
     core_hz: float | None
-    """The core's clock, from the kernel or measured with a chain of dependent instructions."""
+    """The core's clock, measured with a chain of dependent instructions."""
     temperature_c: float | None
     gpu: GpuState | None = None
     causes: tuple[str, ...]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sllmbench.errors import InputError
 from sllmbench.report.columns import Column
 from sllmbench.report.grids import markdown_grid, markdown_notes, notes_grid, text_grid
-from sllmbench.report.verdicts import common_prefix, duration, shortened
+from sllmbench.report.verdicts import common_prefix, duration, shortened, unit_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,7 +63,8 @@ def plot(lines: Sequence[Line], file: Path) -> None:
     figure = Figure(figsize=(9, 2.6 * len(lines) + 0.4), layout="constrained")
     for number, line in enumerate(lines):
         axes = figure.add_subplot(len(lines), 1, number + 1)
-        medians = [point.median_ns / 1e3 for point in line.points]
+        scale, unit = unit_of(max(point.median_ns for point in line.points))
+        medians = [point.median_ns / scale for point in line.points]
         places = list(range(len(medians)))
         axes.plot(places, medians, color="tab:blue", linewidth=1)
         for place, point in enumerate(line.points):
@@ -81,7 +82,7 @@ def plot(lines: Sequence[Line], file: Path) -> None:
                 fontsize=8,
             )
         axes.set_title(line.name, fontsize=9, loc="left")
-        axes.set_ylabel("median, µs")
+        axes.set_ylabel(f"median, {unit}")
         axes.set_ylim(bottom=0, top=1.25 * max(medians))
         step = max(1, len(places) // 8)
         axes.set_xticks(places[::step], [_short(p) for p in line.points[::step]], fontsize=7)
@@ -115,9 +116,9 @@ def _columns(lines: Sequence[Line], names: Sequence[str]) -> list[Column]:
 
 def _notes(lines: Sequence[Line], unknown: int, prefix: str) -> list[tuple[str, str]]:
     notes = [("change", _said(line, change, prefix)) for line in lines for change in line.changes]
-    disturbed = sum(point.disturbed for line in lines for point in line.points)
+    disturbed = len({p.commit for line in lines for p in line.points if p.disturbed})
     if disturbed:
-        notes.append(("unclear", f"{disturbed} commits were disturbed in most samples"))
+        notes.append(("unclear", f"{disturbed} commits: a benchmark was disturbed in most samples"))
     if unknown:
         notes.append(("left out", f"{unknown} runs that were made outside a repository"))
     if prefix:

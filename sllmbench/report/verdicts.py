@@ -23,7 +23,7 @@ _ORDER = ("slower", "faster", "cannot tell", "same")
 _LEAST_NAME, _BESIDE_NAME = 16, 46
 """The name's column: at least so wide, and as wide as the most wanted other columns leave it."""
 _LISTED = 4
-_UNITS = ((1e9, "s"), (1e6, "ms"), (1e3, "µs"), (0.0, "ns"))
+_UNITS = ((1e9, "s"), (1e6, "ms"), (1e3, "µs"))
 
 
 def table(comparison: Comparison, width: int) -> RenderableType:
@@ -76,8 +76,13 @@ def headline(comparison: Comparison) -> str:
 
 def duration(ns: float) -> str:
     """Three digits and a unit: ``12.3 µs``."""
-    scale, unit = next((s, u) for s, u in _UNITS if ns >= s)
-    return f"{number(ns / (scale or 1))} {unit}"
+    scale, unit = unit_of(ns)
+    return f"{number(ns / scale)} {unit}"
+
+
+def unit_of(ns: float) -> tuple[float, str]:
+    """The largest unit in which a time is at least 1, in ns, and its name."""
+    return next(((scale, unit) for scale, unit in _UNITS if ns >= scale), (1.0, "ns"))
 
 
 def shortened(name: str, room: int) -> str:

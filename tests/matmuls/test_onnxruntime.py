@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -54,10 +54,29 @@ def test_a_call_multiplies_with_every_copy(make_operands: Callable[..., Operands
     assert three.products_per_call == 3
     np.testing.assert_array_equal(three.product(), one.product())
     given = make_operands(48, 64, 2, copies=3)
-    model = onnxruntime._model(quantized(given.weight, "int4-g32"), 32, 4, given)
-    products = onnxruntime._session(model, 1).run(None, {"x": given.x})
+    session, _held = onnxruntime._session(quantized(given.weight, "int4-g32"), 32, 4, given)
+    products = session.run(None, {"x": given.x})
     for copy in range(3):
         np.testing.assert_array_equal(products[copy], np.roll(one.product(), copy, axis=1))
+
+
+@needs_library
+def test_copies_beyond_what_a_protobuf_message_can_hold_stay_outside_the_model(
+    make_operands: Callable[..., Operands], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    write = onnxruntime._model
+
+    def watched(*arguments: Any) -> bytes:
+        model = write(*arguments)
+        sizes.append(len(model))
+        return model
+
+    monkeypatch.setattr(onnxruntime, "_model", watched)
+    for n in (32, 1024):
+        resolve("onnxruntime:int4-g32").bind(make_operands(n, 512, 1, copies=4))
+    small, large = sizes
+    assert large - small < 100  # 32 times the weights: longer numbers alone
 
 
 def test_a_missing_library_names_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
