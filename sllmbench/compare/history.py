@@ -33,8 +33,9 @@ ALPHA = 0.01
 """Probability of a change point in a line without one; ten commits are the fewest that can have
 one."""
 SHUFFLES = 4999
-_STRETCHES_SHARE = 0.1
-"""Of the probability; the rest is for halves, of which alone ten commits can show a change."""
+_STRETCHES_SHARE = 0.2
+"""Of that probability for stretches, on top: it is not taken from the halves, of which alone ten
+commits can show a change, and the ends must be confirmed besides."""
 _LONG, _SHUFFLES_LONG = 200, 999
 """A line of so many commits is shuffled less often: its stretches are too many."""
 LEAST_PART = 3
@@ -163,7 +164,7 @@ def _search(
     """Add the candidates of one part, which begins at ``start`` of the whole."""
     if len(values) < 2 * LEAST_PART:
         return
-    if _chance(values, toss, _highest_half) <= (1 - _STRETCHES_SHARE) * alpha:
+    if _chance(values, toss, _highest_half) <= alpha:
         first, last = 0, _best_half(values)
     elif _chance(values, toss, _highest_stretch) <= _STRETCHES_SHARE * alpha:
         first, last = _farthest_stretch(values)
