@@ -1,14 +1,16 @@
 """A benchmark's medians over commits, and where they changed for good.
 
-A change point divides a line of commits into two parts of different level. The most likely place is
-where the ranks of the medians differ most between the parts (the largest standardised rank sum,
-which no outlier decides); shuffling the medians tells how often chance alone would show so large a
-one. Both parts are then searched again (binary segmentation).
+Two things are looked for: a place whose two sides differ most in their ranks' sums, standardised,
+and a stretch that differs most from the rest, for a slowdown that was mended later leaves two sides
+of nearly equal level. Shuffling the medians tells how often chance alone would show so large a
+difference anywhere; where it would not, the parts are searched again. An end of a stretch stays
+only if halving the parts around it shows a change as well, for one of its ends may be chance.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING
 from sllmbench.compare.inputs import of_records
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -25,10 +27,17 @@ if TYPE_CHECKING:
     from sllmbench.compare.series import Run
     from sllmbench.record import AnyRecord
 
+    _Highest = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
 ALPHA = 0.01
 """Probability of a change point in a line without one; ten commits are the fewest that can have
 one."""
 SHUFFLES = 4999
+_STRETCHES_SHARE = 0.2
+"""Of that probability for stretches, on top: it is not taken from the halves, of which alone ten
+commits can show a change, and the ends must be confirmed besides."""
+_LONG, _SHUFFLES_LONG = 200, 999
+"""A line of so many commits is shuffled less often: its stretches are too many."""
 LEAST_PART = 3
 """Commits on either side of a change point: fewer are an outlier."""
 
@@ -114,16 +123,16 @@ def change_points(medians_ns: Sequence[float], alpha: float = ALPHA) -> list[Cha
     if not np.all(values > 0):
         raise ValueError("medians must be above 0")
     toss = np.random.default_rng(0)
-    found: list[tuple[int, float]] = []
-    _search(values, 0, alpha, toss, found)
-    if not found:
+    candidates: set[int] = set()
+    _search(values, 0, alpha, toss, candidates)
+    places = _confirmed(values, sorted(candidates), alpha, toss)
+    if not places:
         return []
-    places = sorted(found)
-    edges = [0, *(place for place, _ in places), len(values)]
+    edges = [0, *places, len(values)]
     levels = [float(np.median(values[a:b])) for a, b in itertools.pairwise(edges)]
     return [
         Change(place, levels[number + 1] / levels[number], p)
-        for number, (place, p) in enumerate(places)
+        for number, (place, p) in enumerate(places.items())
     ]
 
 
@@ -150,30 +159,106 @@ def _search(
     start: int,
     alpha: float,
     toss: np.random.Generator,
-    found: list[tuple[int, float]],
+    found: set[int],
 ) -> None:
-    """Add the change points of one part, which begins at ``start`` of the whole."""
-    import numpy as np
-    from scipy import stats
-
+    """Add the candidates of one part, which begins at ``start`` of the whole."""
     if len(values) < 2 * LEAST_PART:
         return
-    ranks = stats.rankdata(values) - (len(values) + 1) / 2
-    heights = _heights(ranks[np.newaxis])[0]
-    place = int(heights.argmax())
-    shuffled = toss.permuted(np.tile(ranks, (SHUFFLES, 1)), axis=1)
-    # A rounding error must not make an equal shuffle a smaller one.
-    as_high = np.count_nonzero(_heights(shuffled).max(axis=1) >= heights[place] * (1 - 1e-12))
-    p = (1 + as_high) / (1 + SHUFFLES)
-    if p > alpha:
+    if _chance(values, toss, _highest_half) <= alpha:
+        first, last = 0, _best_half(values)
+    elif _chance(values, toss, _highest_stretch) <= _STRETCHES_SHARE * alpha:
+        first, last = _farthest_stretch(values)
+    else:
         return
-    first = place + LEAST_PART
-    found.append((start + first, p))
-    _search(values[:first], start, alpha, toss, found)
-    _search(values[first:], start + first, alpha, toss, found)
+    found.update(start + place for place in (first, last) if 0 < place < len(values))
+    edges = [0, first, last, len(values)]
+    for begin, end in itertools.pairwise(edges):
+        _search(values[begin:end], start + begin, alpha, toss, found)
 
 
-def _heights(ranks: NDArray[np.float64]) -> NDArray[np.float64]:
+def _confirmed(
+    values: NDArray[np.float64], places: list[int], alpha: float, toss: np.random.Generator
+) -> dict[int, float]:
+    """The places that their neighbourhoods confirm, the least likely dropped one by one."""
+    while places:
+        edges = [0, *places, len(values)]
+        ps = [
+            _chance(values[begin:end], toss, _highest_half)
+            for begin, end in zip(edges, edges[2:], strict=False)
+        ]
+        if max(ps) <= alpha:
+            return dict(zip(places, ps, strict=True))
+        del places[ps.index(max(ps))]
+    return {}
+
+
+def _chance(values: NDArray[np.float64], toss: np.random.Generator, highest: _Highest) -> float:
+    """How often shuffled values are as high as these; ``highest`` gives each row's height."""
+    import numpy as np
+
+    if len(values) < 2 * LEAST_PART:
+        return 1.0
+    ranks = _ranks(values)
+    height = highest(ranks[np.newaxis])[0]
+    shuffles = SHUFFLES if len(values) < _LONG else _SHUFFLES_LONG
+    shuffled = toss.permuted(np.tile(ranks, (shuffles, 1)), axis=1)
+    # A rounding error must not make an equal shuffle a smaller one.
+    as_high = int(np.count_nonzero(highest(shuffled) >= height * (1 - 1e-12)))
+    return (1 + as_high) / (1 + shuffles)
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    from scipy import stats
+
+    ranks: NDArray[np.float64] = stats.rankdata(values) - (len(values) + 1) / 2
+    return ranks
+
+
+def _best_half(values: NDArray[np.float64]) -> int:
+    import numpy as np
+
+    return LEAST_PART + int(_halves(_ranks(values)[np.newaxis])[0].argmax())
+
+
+def _farthest_stretch(values: NDArray[np.float64]) -> tuple[int, int]:
+    import numpy as np
+
+    best, found = -1.0, (0, len(values))
+    for length, heights in _stretches(_ranks(values)[np.newaxis]):
+        place = int(heights[0].argmax())
+        if heights[0, place] > best * (1 + 1e-12):
+            best, found = float(heights[0, place]), (place, place + length)
+    return found
+
+
+def _highest_stretch(ranks: NDArray[np.float64]) -> NDArray[np.float64]:
+    import numpy as np
+
+    highest = np.zeros(len(ranks))
+    for _, heights in _stretches(ranks):
+        np.maximum(highest, heights.max(axis=1), out=highest)
+    return highest
+
+
+def _stretches(ranks: NDArray[np.float64]) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """Each length, and of each row the standardised rank sums, without sign, of its stretches."""
+    import numpy as np
+
+    n = ranks.shape[1]
+    sums = np.concatenate([np.zeros((len(ranks), 1)), ranks.cumsum(axis=1)], axis=1)
+    for length in range(LEAST_PART, n - LEAST_PART + 1):
+        yield (
+            length,
+            np.abs(sums[:, length:] - sums[:, :-length]) / math.sqrt(length * (n - length)),
+        )
+
+
+def _highest_half(ranks: NDArray[np.float64]) -> NDArray[np.float64]:
+    highest: NDArray[np.float64] = _halves(ranks).max(axis=1)
+    return highest
+
+
+def _halves(ranks: NDArray[np.float64]) -> NDArray[np.float64]:
     """Of each row, the standardised rank sum of its first 3, 4, ... values, without sign."""
     import numpy as np
 
