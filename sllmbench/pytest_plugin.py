@@ -150,15 +150,15 @@ class _State:
 
     def compare(self) -> None:
         """Give verdicts on what was measured, where a base was named."""
-        from sllmbench.compare import compare_series
-        from sllmbench.compare.inputs import of_records
-        from sllmbench.compare.series import Series
-
         if self._base is None:
             return
         if not self.records:
             self.error = "no kernel_benchmark ran, so there is nothing to compare"
             return
+        from sllmbench.compare import compare_series
+        from sllmbench.compare.inputs import of_records
+        from sllmbench.compare.series import Series
+
         named = of_records(self.records, "this session")
         try:
             self.comparison = compare_series(
