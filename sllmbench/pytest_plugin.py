@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from sllmbench.compare import Comparison, Thresholds
     from sllmbench.compare.series import Series
-    from sllmbench.microbench.function import Session
+    from sllmbench.origin import RunOrigin
     from sllmbench.record import BenchmarkRecord
 
 DEFAULT_PRECISION = "1%"
@@ -115,7 +115,7 @@ class _State:
         self.comparison: Comparison | None = None
         self.error: str | None = None
         self._config = config
-        self._session: Session | None = None
+        self._origin: RunOrigin | None = None
         self._base: list[Series] | None = None
         self._thresholds: Thresholds | None = None
         try:
@@ -174,12 +174,13 @@ class _State:
     def measure(self, name: str, call: Callable[[], object], **options: Any) -> BenchmarkRecord:
         """Time the call and keep its record."""
         from sllmbench.cli.arguments import fraction
-        from sllmbench.microbench.function import Session, Work, benchmark_function
+        from sllmbench.microbench.function import Work, benchmark_function
+        from sllmbench.origin import RunOrigin
 
-        if self._session is None:
-            self._session = Session.begin()
+        if self._origin is None:
+            self._origin = RunOrigin.begin()
         record = benchmark_function(
-            self._session,
+            self._origin,
             name,
             call,
             work=Work(options["flops"], options["bytes"], options["peak"]),

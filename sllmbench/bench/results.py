@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import lru_cache
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from sllmbench.measure.energy import EnergyWindow, add_up
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
     from sllmbench.errors import Failure
     from sllmbench.measure.interference import Kept
     from sllmbench.measure.sampling import Rounds
+    from sllmbench.origin import RunOrigin
     from sllmbench.record import Energy, Interval, MachineFacts, Quality, Sampling
 
 
@@ -62,9 +61,7 @@ class Recorder:
     """Makes the records of one run."""
 
     plan: Plan
-    machine: MachineFacts
-    run_id: str
-    commit: str | None
+    origin: RunOrigin
 
     def record(
         self,
@@ -86,11 +83,7 @@ class Recorder:
         prefill_ns = [row["prefill_ns"] for row in rows]
         decode_ns = [row["decode_ns"] for row in rows]
         return Record(
-            run_id=self.run_id,
-            created_utc=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            sllmbench_version=metadata.version("sllmbench"),
-            machine=self.machine,
-            commit=self.commit,
+            **self.origin.fields(),
             model=plan.model,
             provenance=plan.provenance,
             path=path,

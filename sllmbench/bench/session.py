@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import random
-import secrets
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from typing import IO, TYPE_CHECKING
 
-from sllmbench import hardware, revision
 from sllmbench.bench.results import Measured, Recorder
 from sllmbench.errors import Failure, InputError
 from sllmbench.measure.sampling import Rounds, Turn
-from sllmbench.record import Interference, MachineFacts, Quality, Record
+from sllmbench.origin import RunOrigin
+from sllmbench.record import Interference, Quality, Record
 from sllmbench.trial import Trial
 from sllmbench.worker import WorkerError
 
@@ -36,7 +34,8 @@ class Session:
         self, plan: Plan, store: Store, progress: Progress, log_probs: IO[bytes] | None
     ) -> None:
         """Prepare; ``log_probs`` is an open file for the reference's predictions."""
-        self.machine = MachineFacts(**hardware.facts())
+        self._origin = RunOrigin.begin()
+        self.machine = self._origin.machine
         self.records: list[Record] = []
         self.failures: list[Failure] = []
         self._plan = plan
@@ -47,8 +46,7 @@ class Session:
         self._trials: dict[str, Trial] = {}
         self._measured: dict[str, Measured] = {}
         self._turns = random.Random(plan.seed)
-        run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
-        self._recorder = Recorder(plan, self.machine, run_id, revision.current())
+        self._recorder = Recorder(plan, self._origin)
 
     def run_wave(self, wave: tuple[str, ...]) -> None:
         """Load the wave's paths, time them in turns, then finish them one by one."""

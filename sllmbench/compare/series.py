@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+from sllmbench.record import undisturbed
 
-ENOUGH_UNDISTURBED = 6
-"""The fewest samples whose median has a distribution-free 95% interval."""
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True)
@@ -33,16 +32,9 @@ class Run:
     created_utc: str = ""
 
     def usable_ns(self) -> tuple[float, ...]:
-        """The undisturbed samples where six of them, and half of all, are; else all of them.
-
-        The rule of :func:`sllmbench.measure.interference.keep`, so that a record's median is this
-        one's.
-        """
-        quiet = tuple(
-            ns for ns, bad in zip(self.samples_ns, self.disturbed, strict=True) if not bad
-        )
-        enough = len(quiet) >= ENOUGH_UNDISTURBED and not self.mostly_disturbed()
-        return quiet if enough else self.samples_ns
+        """Those that the record's own median is of: see :func:`sllmbench.record.undisturbed`."""
+        chosen = undisturbed(self.disturbed)
+        return self.samples_ns if chosen is None else tuple(self.samples_ns[i] for i in chosen)
 
     def mostly_disturbed(self) -> bool:
         """Whether more samples were disturbed than not."""
@@ -55,8 +47,3 @@ class Series:
 
     name: str
     runs: tuple[Run, ...]
-
-
-def quiet(samples_ns: Sequence[float], **facts: object) -> Run:
-    """Make a run of samples beside which nothing was watched."""
-    return Run(tuple(samples_ns), (False,) * len(samples_ns), **facts)  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 WINDOWS = 3
 READ_SECONDS = 0.06
 PEAK_SECONDS = 0.04
+_LEAST_BYTES_A_THREAD = 4096
 _SMALLEST_DRAM_BYTES = 256 * 1024**2
 
 
@@ -97,6 +98,17 @@ def peak_rates(threads: int) -> tuple[PeakRate, ...]:
                     )
                 )
     return tuple(results)
+
+
+def read_gbs(size: int, threads: int) -> float:
+    """The read bandwidth of a working set of ``size`` bytes, GB/s: the best of a few windows."""
+    size = max(size, _LEAST_BYTES_A_THREAD * threads)
+    return max(_repeat(partial(_native.read_bandwidth_gbs, size, threads, READ_SECONDS)))
+
+
+def peak_gops(kind: Literal["int8", "fp32"], isa: str, threads: int) -> float:
+    """The peak rate of an arithmetic, 1e9 operations/s: the best of a few windows."""
+    return max(_repeat(partial(_native.peak_gops, kind, isa, threads, PEAK_SECONDS)))
 
 
 def working_sets(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sllmbench import _native
 from sllmbench.hardware.roots import SYSTEM, Roots
 from sllmbench.measure.statistics import median_interval
-from sllmbench.record import GpuState, Interference
+from sllmbench.record import GpuState, Interference, undisturbed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,8 +38,6 @@ TICK_WINDOW_NS = 200_000_000
 """What is counted in ticks is watched for as long, beyond the sample to those before it."""
 CLOCK_DROP = 0.05
 """Below the series' median clock that a core may be; its measurement strays by 1%."""
-LEAST_UNDISTURBED = 6
-"""The fewest samples that give a median's 95% interval."""
 
 
 class Watch:
@@ -150,12 +148,11 @@ def keep(series: Sequence[Interference]) -> Kept:
 
     The choice looks at what happened and never at the times, so it cannot favour one candidate.
     """
-    clean = tuple(index for index, what in enumerate(series) if not what.causes)
-    n_disturbed = len(series) - len(clean)
-    enough = len(clean) >= LEAST_UNDISTURBED and 2 * len(clean) >= len(series)
-    if enough or not n_disturbed:
-        return Kept(clean, n_disturbed, disturbed=False)
-    return Kept(tuple(range(len(series))), n_disturbed, disturbed=True)
+    flags = [bool(what.causes) for what in series]
+    chosen = undisturbed(flags)
+    if chosen is None:
+        return Kept(tuple(range(len(series))), sum(flags), disturbed=True)
+    return Kept(chosen, sum(flags), disturbed=False)
 
 
 def _share(part: float, whole: float) -> str:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import random
-import secrets
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from sllmbench import hardware, revision
 from sllmbench.checkpoints.base import Progress, silent
 from sllmbench.errors import Failure, InputError
 from sllmbench.hardware import load
@@ -19,6 +15,7 @@ from sllmbench.measure.energy import EnergyWindow, add_up
 from sllmbench.measure.sampling import ClockFacts, Rounds, Turn
 from sllmbench.microbench.plan import Case, KernelPlan, make_plan
 from sllmbench.microbench.roofs import Roofs
+from sllmbench.origin import RunOrigin
 from sllmbench.record import Interference, KernelRecord, MachineFacts
 from sllmbench.store import Store
 from sllmbench.worker import Worker, WorkerError
@@ -142,14 +139,13 @@ class _Session:
 
     def __init__(self, plan: KernelPlan, store: Store) -> None:
         self._store = store
-        self.result = KernelResult(MachineFacts(**hardware.facts()), plan.baseline)
+        self._origin = RunOrigin.begin()
+        self.result = KernelResult(self._origin.machine, plan.baseline)
         self.result.notes += [f"{path}: {why}" for path, why in plan.unavailable.items()]
         self._plan = plan
         self._turns = random.Random(plan.seed)
         self._workers: dict[str, Worker] = {}
         self._roofs = Roofs(lambda: Worker("roofs", _MODULE), self.result.failures)
-        self._run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
-        self._commit = revision.current()
 
     def kill_all(self) -> None:
         for worker in (*self._workers.values(), self._roofs.worker):
@@ -254,11 +250,7 @@ class _Session:
         copies = self._copies(path, case)
         roof = self._roofs.roof(facts, copies, case.threads, moved, operations)
         return KernelRecord(
-            run_id=self._run_id,
-            created_utc=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            sllmbench_version=metadata.version("sllmbench"),
-            machine=self.result.machine,
-            commit=self._commit,
+            **self._origin.fields(),
             path=path,
             **facts["use"],
             n=n,

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import secrets
 import sys
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import lru_cache, partial
-from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal
 
-from sllmbench import _native, hardware, revision
+from sllmbench import _native
 from sllmbench.errors import InputError
-from sllmbench.hardware.roofs import PEAK_SECONDS, READ_SECONDS, WINDOWS
+from sllmbench.hardware import roofs
 from sllmbench.measure.energy import EnergyProbe, add_up, measure_energy
 from sllmbench.measure.sampling import LEAST_ROUNDS, bytes_to_evict, evict_caches, sample
 from sllmbench.measure.sensors import gpu_state
-from sllmbench.record import BenchmarkRecord, GpuState, MachineFacts
+from sllmbench.record import BenchmarkRecord, GpuState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from sllmbench.origin import RunOrigin
 
 Peak = Literal["fp32", "int8"]
 
@@ -53,26 +52,8 @@ class Work:
             raise InputError(f"peak={self.peak!r} bounds nothing without flops")
 
 
-@dataclass(frozen=True)
-class Session:
-    """What the records of one session share."""
-
-    run_id: str
-    machine: MachineFacts
-    commit: str | None
-
-    @classmethod
-    def begin(cls) -> Session:
-        """Look at the machine and the repository of the working directory."""
-        return cls(
-            f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}",
-            MachineFacts(**hardware.facts()),
-            revision.current(),
-        )
-
-
 def benchmark_function(
-    session: Session,
+    origin: RunOrigin,
     name: str,
     call: Callable[[], object],
     *,
@@ -85,7 +66,7 @@ def benchmark_function(
     """Time ``call`` until its median is known well enough.
 
     Args:
-        session: of :meth:`Session.begin`.
+        origin: of the session that it belongs to.
         name: under which later runs find it again.
         call: the function, its arguments bound; GPU work that torch queued is waited for.
         work: what a call does, for its rates.
@@ -113,11 +94,7 @@ def benchmark_function(
     # Of calls alone, one after the other, so that nothing else is in the joules.
     window, _ = measure_energy(function, EnergyProbe("cpu" if synchronize is None else "cuda"))
     return BenchmarkRecord(
-        run_id=session.run_id,
-        created_utc=datetime.now(UTC).isoformat(timespec="milliseconds"),
-        sllmbench_version=metadata.version("sllmbench"),
-        machine=session.machine,
-        commit=session.commit,
+        **origin.fields(),
         name=name,
         isa=_native.active_isa(),
         threads=_native.threads(),
@@ -174,13 +151,5 @@ def _roof(work: Work, cache: str, median_ns: float) -> dict[str, Any]:
     return {"roof_fraction": max(bounds_ns) / median_ns, "roof_reason": None}
 
 
-@lru_cache
-def _read_gbs(size: int, threads: int) -> float:
-    """The read bandwidth of a working set: the best of a few windows."""
-    size = max(size, 4096 * threads)
-    return max(_native.read_bandwidth_gbs(size, threads, READ_SECONDS) for _ in range(WINDOWS))
-
-
-@lru_cache
-def _peak_gops(kind: Peak, isa: str, threads: int) -> float:
-    return max(_native.peak_gops(kind, isa, threads, PEAK_SECONDS) for _ in range(WINDOWS))
+_read_gbs, _peak_gops = lru_cache(roofs.read_gbs), lru_cache(roofs.peak_gops)
+"""Measured once a process."""

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from sllmbench import _native
 from sllmbench.errors import InputError
-from sllmbench.hardware.roofs import PEAK_SECONDS, READ_SECONDS, WINDOWS
+from sllmbench.hardware import roofs
 from sllmbench.matmuls import Operands, resolve
 from sllmbench.measure.energy import EnergyProbe, add_up, measure_energy
 from sllmbench.measure.interference import Watch
@@ -110,18 +109,13 @@ class KernelWorker:
             call()
 
     def read_bandwidth(self, bytes: int, threads: int) -> dict[str, Any]:
-        """The best of a few windows, GB/s."""
-        windows = [
-            _native.read_bandwidth_gbs(max(bytes, 4096 * threads), threads, READ_SECONDS)
-            for _ in range(WINDOWS)
-        ]
-        return {"gbs": max(windows)}
+        """As :func:`sllmbench.hardware.roofs.read_gbs`."""
+        return {"gbs": roofs.read_gbs(bytes, threads)}
 
     def peak_rate(self, kind: str, isa: str, threads: int) -> dict[str, Any]:
-        """The best of a few windows, 1e9 operations/s; ``kind`` is int8 or fp32."""
+        """As :func:`sllmbench.hardware.roofs.peak_gops`."""
         checked: Any = kind
-        windows = [_native.peak_gops(checked, isa, threads, PEAK_SECONDS) for _ in range(WINDOWS)]
-        return {"gops": max(windows)}
+        return {"gops": roofs.peak_gops(checked, isa, threads)}
 
 
 def make_weight(n: int, k: int, seed: int) -> NDArray[np.float32]:

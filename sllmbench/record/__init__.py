@@ -28,7 +28,7 @@ from sllmbench.record.run import (
     Record,
     Samples,
 )
-from sllmbench.record.sampling import GpuState, Interference, Sampling
+from sllmbench.record.sampling import GpuState, Interference, Sampling, undisturbed
 
 AnyRecord = Annotated[Record | KernelRecord | BenchmarkRecord, Field(discriminator="kind")]
 
@@ -54,4 +54,5 @@ __all__ = [
     "Record",
     "Samples",
     "Sampling",
+    "undisturbed",
 ]

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from sllmbench.record.base import Frozen
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+LEAST_UNDISTURBED = 6
+"""The fewest samples whose median has a distribution-free 95% interval."""
 
 
 class GpuState(Frozen):
@@ -67,3 +73,13 @@ class Sampling(Frozen):
     precision_reached: float | None
     """None where there are too few samples for an interval."""
     stopped_by: Literal["precision", "time", "rounds", "interrupt"]
+
+
+def undisturbed(disturbed: Sequence[bool]) -> tuple[int, ...] | None:
+    """Where the undisturbed samples are, of which a median is taken: all, or six and half of all.
+
+    None where they are fewer, so that it is taken of every sample and counts as disturbed.
+    """
+    quiet = tuple(index for index, bad in enumerate(disturbed) if not bad)
+    enough = len(quiet) >= LEAST_UNDISTURBED and 2 * len(quiet) >= len(disturbed)
+    return quiet if enough or len(quiet) == len(disturbed) else None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from sllmbench.compare.series import Run, Series, quiet
+from sllmbench.compare.series import Run, Series
 from sllmbench.compare.verdict import SINGLE_RUN_NOTE, Thresholds, judge_rounds, judge_series
 
 if TYPE_CHECKING:
@@ -18,6 +18,11 @@ def times(
     rng: np.random.Generator, median: float, n: int = 40, spread: float = 0.01
 ) -> list[float]:
     return [float(t) for t in median * np.exp(spread * rng.normal(size=n))]
+
+
+def quiet(samples_ns: Sequence[float]) -> Run:
+    """Samples beside which nothing happened."""
+    return Run(tuple(samples_ns), (False,) * len(samples_ns))
 
 
 def runs(rng: np.random.Generator, median: float, count: int, **options: Any) -> Series:
