@@ -42,10 +42,12 @@ _ANY: TypeAdapter[AnyRecord] = TypeAdapter(AnyRecord)
 
 
 def default_path() -> Path:
-    """``records.sqlite`` in the user's data directory."""
+    """The store in the user's data directory; a schema has its own, so that an older one's records
+    stand in nobody's way and are not touched.
+    """
     import platformdirs
 
-    return Path(platformdirs.user_data_dir("sllmbench")) / "records.sqlite"
+    return Path(platformdirs.user_data_dir("sllmbench")) / f"records-{STORE_VERSION}.sqlite"
 
 
 class Store:

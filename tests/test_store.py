@@ -307,4 +307,4 @@ def test_default_path_is_in_the_users_data_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    assert default_path() == tmp_path / "sllmbench" / "records.sqlite"
+    assert default_path() == tmp_path / "sllmbench" / "records-2.sqlite"
