@@ -35,9 +35,9 @@ T* checked(const char* what, std::optional<Array<T>>& array, bool needed, std::i
     return needed ? checked(what, *array, rows, columns) : nullptr;
 }
 
-void search(const Array<float>& values, const Array<float>& importance,
-            Array<std::uint8_t> codes, Array<std::uint16_t> scales,
-            std::optional<Array<std::uint16_t>> minima, std::optional<Array<std::int8_t>> factors,
+void search(const Array<float>& values, const Array<float>& importance, Array<std::uint8_t> codes,
+            Array<std::uint16_t> scales, std::optional<Array<std::uint16_t>> minima,
+            std::optional<Array<std::int8_t>> factors,
             std::optional<Array<std::uint8_t>> minimum_factors, int bits, int group_size,
             int factor_max) {
     if (values.ndim() != 2) throw py::value_error("values must be [n, k]");
@@ -67,15 +67,14 @@ void search(const Array<float>& values, const Array<float>& importance,
 }  // namespace
 
 void bind_quantize(py::module_& module) {
-    module.def("search_blocks", &search, py::arg("values").noconvert(),
-               py::arg("importance").noconvert(), py::arg("codes").noconvert(),
-               py::arg("scales").noconvert(), py::kw_only(),
-               py::arg("minima").noconvert() = py::none(),
-               py::arg("factors").noconvert() = py::none(),
-               py::arg("minimum_factors").noconvert() = py::none(), py::arg("bits"),
-               py::arg("group_size"), py::arg("factor_max") = 0,
-               "Fills the arrays of GGUF blocks with codes, scales and minima for values [n, k] "
-               "that have a small squared error, each square times its column's importance.");
+    module.def(
+        "search_blocks", &search, py::arg("values").noconvert(), py::arg("importance").noconvert(),
+        py::arg("codes").noconvert(), py::arg("scales").noconvert(), py::kw_only(),
+        py::arg("minima").noconvert() = py::none(), py::arg("factors").noconvert() = py::none(),
+        py::arg("minimum_factors").noconvert() = py::none(), py::arg("bits"), py::arg("group_size"),
+        py::arg("factor_max") = 0,
+        "Fills the arrays of GGUF blocks with codes, scales and minima for values [n, k] "
+        "that have a small squared error, each square times its column's importance.");
 }
 
 }  // namespace sllmbench

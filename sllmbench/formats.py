@@ -265,8 +265,8 @@ class QuantTensor:
         """The same weights in the layout that our kernels stream; made on first use and kept."""
         codes, bits = self.codes, self.format.bits
         if bits < 4:  # the kernels' nibbles, whose zero is 8 where they are symmetric
-            codes = codes + np.uint8(8 - self.format.zero if self.format.zero else 0)
-            codes, bits = pack_nibbles(codes), 4
+            shift = np.uint8(8 - self.format.zero if self.format.zero else 0)
+            codes, bits = pack_nibbles(codes.view(np.uint8) + shift), 4
         return _native.PackedWeights(
             codes,
             self.scales,

@@ -19,8 +19,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from sllmbench.assets import cache
 from sllmbench.checkpoints.base import Checkpoint, Progress, silent
 from sllmbench.checkpoints.gguf_blocks import BLOCK_TYPES, read_blocks
@@ -31,6 +29,7 @@ from sllmbench.checkpoints.hf import FolderCheckpoint
 from sllmbench.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from sllmbench.formats import QuantTensor
