@@ -36,8 +36,6 @@ ROW = -1
 """``group_size`` of a format whose scale covers a whole row."""
 SUPER_LENGTH = 256
 """Values of k that share a super scale in a two-level format."""
-FACTOR_MAX = 63
-"""The largest factor of a scale or a minimum where a two-level format has minima: 6 bits."""
 _FACTOR_BITS = {(2, "minimum"): 4, (3, "symmetric"): 6, (6, "symmetric"): 8}
 """Stored bits of a two-level format's factors, by bits and offset; 6 where nothing stands here."""
 
