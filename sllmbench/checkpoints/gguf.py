@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from sllmbench.formats import QuantTensor
 
-_CONVERTER = 1
+_CONVERTER = 2
 """Raised whenever gguf_convert.py writes something else than before."""
 _HEAD_BYTES = 1 << 20
 

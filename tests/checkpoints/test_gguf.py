@@ -78,7 +78,7 @@ def qwen_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def qwen(
     qwen_folder: Path, write_gguf: WriteGguf, tmp_path_factory: pytest.TempPathFactory
 ) -> WrittenGguf:
-    """A qwen2 with its own lm_head, a BF16 and an IQ4_XS matrix, and NaN in a norm and in a scale."""
+    """A qwen2 with its own lm_head, a BF16 and an IQ4_XS matrix, NaN in a norm and in a scale."""
     q4_1 = gguf.GGMLQuantizationType.Q4_1
     blocks = gguf.quantize(np.ones((256, 64), np.float32), q4_1)
     blocks[5, 0:2] = np.frombuffer(np.float16(np.nan).tobytes(), np.uint8)
