@@ -18,15 +18,17 @@ import tempfile
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from sllmbench.checkpoints import gguf, open_checkpoint
-from sllmbench.checkpoints.base import Checkpoint
 from sllmbench.checkpoints.hf import FolderCheckpoint
 from sllmbench.errors import InputError
+
+if TYPE_CHECKING:
+    from sllmbench.checkpoints import Checkpoint
 
 NASTY = [None, True, -1, 0, 1, 3, 7, 2**31, 2**63, 2**64, 10**30, 1e308, "", "x", "..", [], {}, [1]]
 WORDS = [0, 1, 2, 31, 255, 2**16, 2**31, 2**32 - 1, 2**62, 2**63 - 1, 2**63, 2**64 - 1]

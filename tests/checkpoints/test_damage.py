@@ -7,14 +7,17 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from sllmbench import quantize
 from sllmbench.checkpoints import open_checkpoint
 from sllmbench.checkpoints.writing import write_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FORMATS = {
     "hf": None,
