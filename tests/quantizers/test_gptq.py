@@ -127,10 +127,12 @@ def test_independent_inputs_leave_nothing_to_make_up_for(
 
 
 def test_a_weight_on_the_grid_stays() -> None:
-    weight, hessian = make_case(12, 160)
-    on_grid = quantize(weight, "int4-g32-asym").dequantize()
+    _, hessian = make_case(12, 160)
+    codes = np.random.default_rng(0).integers(0, 16, (12, 160))
+    codes[:, ::32], codes[:, 1::32] = 0, 15  # so that every group's range says its scale
+    on_grid = ((codes - 7) * np.float32(0.03125)).astype(np.float32)
     result = gptq(on_grid, hessian, GptqSettings(4, 32, sym=False, static_groups=True))
-    np.testing.assert_allclose(result.tensor.dequantize(), on_grid, rtol=2e-3, atol=1e-6)
+    np.testing.assert_array_equal(result.tensor.dequantize(), on_grid)
 
 
 def test_an_input_that_was_always_0_is_rounded_to_nearest() -> None:
