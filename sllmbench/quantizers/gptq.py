@@ -80,13 +80,13 @@ class GptqResult:
 
     Attributes:
         tensor: the quantised weight.
-        relative_error: sqrt(tr(E H Eᵀ) / tr(W H Wᵀ)) with the damped H: how far outputs are off.
+        loss: tr(E H Eᵀ) with the damped H.
         damp_percent: what H was damped with in the end.
         retries: how often a stronger damping was needed.
     """
 
     tensor: QuantTensor
-    relative_error: float
+    loss: float
     damp_percent: float
     retries: int
 
@@ -116,14 +116,7 @@ def gptq(weight: Any, hessian: Any, settings: GptqSettings | None = None) -> Gpt
     factor = _factor(gram, asked.damp_percent)
     solution = _Solution(matrix, factor, asked, order)
     loss = solution.solve()
-    ordered = matrix if order is None else matrix[:, order]
-    whole = factor.energy(ordered)
-    return GptqResult(
-        solution.tensor(),
-        float(np.sqrt(loss / whole)) if whole > 0 else 0.0,
-        factor.damp_percent,
-        factor.retries,
-    )
+    return GptqResult(solution.tensor(), loss, factor.damp_percent, factor.retries)
 
 
 class _Factor(NamedTuple):
@@ -133,14 +126,6 @@ class _Factor(NamedTuple):
     pivots: NDArray[np.float32]
     damp_percent: float
     retries: int
-
-    def energy(self, weight: NDArray[np.float32]) -> float:
-        """tr(W H Wᵀ)."""
-        import torch
-
-        products = torch.from_numpy(weight) @ torch.from_numpy(self.shares)
-        squares = products.square().sum(dim=0, dtype=torch.float64)
-        return float(squares @ torch.from_numpy(self.pivots).double())
 
 
 def _checked(hessian: Any, k: int) -> NDArray[np.float32]:
@@ -160,19 +145,18 @@ def _factor(gram: NDArray[np.float32], damp_percent: float) -> _Factor:
     """Factor the damped Hessian; twice the damping where it is not positive definite yet."""
     import torch
 
-    diagonal = np.diagonal(gram).astype(np.float64)
-    mean = float(diagonal.mean()) or 1.0
-    # Backwards, so that the lower factor's mirror image is the upper one.
-    backwards = torch.from_numpy(gram).flip(0, 1)
-    unseen = torch.from_numpy(np.flatnonzero(diagonal[::-1] == 0))
+    mean = float(np.diagonal(gram).mean(dtype=np.float64)) or 1.0
+    # Backwards, so that the lower factor's mirror image is the upper one. LAPACK fills columns: the
+    # transpose of what it calls upper has the rows that we want (2048x8192: 0.3 s of 2 less).
+    damped = torch.from_numpy(gram).flip(0, 1)
+    plain = damped.diagonal().clone()
+    plain[plain == 0] = mean
     damp, retries = damp_percent, 0
     while damp < _MOST_DAMP:
-        damped = backwards.clone()
-        damped.diagonal().add_(damp * mean)
-        damped[unseen, unseen] = mean
-        lower, failed = torch.linalg.cholesky_ex(damped)
+        damped.diagonal().copy_(plain + damp * mean)
+        transposed, failed = torch.linalg.cholesky_ex(damped, upper=True)
         if not failed:
-            upper = lower.flip(0, 1).contiguous()  # LAPACK's columns to rows
+            upper = transposed.mT.flip(0, 1)
             pivots = upper.diagonal().clone()
             upper /= pivots
             return _Factor(upper.numpy(), pivots.square().numpy(), damp, retries)
