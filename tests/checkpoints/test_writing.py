@@ -94,6 +94,32 @@ def test_what_was_written_comes_back_bit_for_bit(
         assert back.rows(name, 2, 2).shape == (0, tensor.k)
 
 
+@pytest.mark.parametrize(
+    ("kind", "layout"),
+    [
+        ("gptq", "int2-g64"),
+        ("gptq", "int3-g32-asym"),
+        ("gptq_v2", "int3-row"),
+        ("gptq", "int8-g64-asym"),
+        ("compressed-tensors", "int2-g32-asym"),
+        ("compressed-tensors", "int3-g32"),
+    ],
+)
+def test_other_widths_come_back(
+    tmp_path: Path, make_llama: Callable[..., Path], kind: Any, layout: str
+) -> None:
+    source = open_checkpoint(str(make_llama(hidden=128)))
+    back = open_checkpoint(str(written(tmp_path / "out", source, kind, layout)))
+    for name, tensor in tensors(source, layout):
+        if isinstance(tensor, QuantTensor):
+            stored = back.quantized(name)
+            assert stored is not None
+            assert stored.format == tensor.format
+            np.testing.assert_array_equal(stored.codes, tensor.codes)
+            np.testing.assert_array_equal(back.tensor(name), tensor.dequantize())
+    assert (back.quantized_unavailable is None) == (layout != "int8-g64-asym")
+
+
 def test_act_order_comes_back_and_every_path_follows_it(tmp_path: Path, source: Checkpoint) -> None:
     import torch
 
@@ -173,24 +199,22 @@ def test_the_compressed_tensors_library_reads_its_folder(
     np.testing.assert_allclose(got, back.tensor(UP), rtol=2.0**-10, atol=1e-7)
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("n", [40, 37])
-def test_packed_words_are_the_compressed_tensors_librarys(bits: Any, n: int) -> None:
+def test_packed_words_are_the_compressed_tensors_librarys(bits: int, n: int) -> None:
     pytest.importorskip("compressed_tensors")
     import torch
     from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
 
-    layout = "int4-g32-asym" if bits == 4 else "int8-g128"
-    k = 96 if bits == 4 else 128
-    weight = quantize(np.random.default_rng(1).normal(size=(n, k)), layout)
+    k, middle = 90, 1 << (bits - 1)  # a last word that is partly empty
+    weight = quantize(np.random.default_rng(1).normal(size=(n, k)), f"int{bits}-g30-asym")
     stored = to_packed(weight)
     codes = unpack_from_int32(torch.from_numpy(stored.packed), bits, torch.Size([n, k]))
-    ours = weight.plain_codes() if bits == 8 else weight.plain_codes().astype(np.int8) - 8
-    np.testing.assert_array_equal(codes.numpy(), ours)
-    if stored.zero_point is not None:
-        shape = torch.Size([n, k // 32])
-        zeros = unpack_from_int32(torch.from_numpy(stored.zero_point), bits, shape, packed_dim=0)
-        np.testing.assert_array_equal(zeros.numpy() + 8, weight.offsets)
+    np.testing.assert_array_equal(codes.numpy().astype(int) + middle, weight.plain_codes())
+    assert stored.zero_point is not None
+    packed_zeros = torch.from_numpy(stored.zero_point)
+    zeros = unpack_from_int32(packed_zeros, bits, torch.Size([n, 3]), packed_dim=0)
+    np.testing.assert_array_equal(zeros.numpy().astype(int) + middle, weight.offsets)
     np.testing.assert_array_equal(from_packed(stored, bits).dequantize(), weight.dequantize())
 
 
