@@ -107,15 +107,25 @@ def load_model(
     reason = chosen.unsupported(checkpoint)
     if reason is not None:
         raise InputError(f"path {path} cannot run here: {reason}")
-    if threads is not None:
-        if threads < 1:
-            raise InputError(f"threads must be at least 1, not {threads}")
-        torch.set_num_threads(threads)
-        _native.set_threads(threads)
+    set_threads(threads)
     net = skeleton(checkpoint)
     _Loader(checkpoint, chosen, net, progress).fill()
     net.sllmbench_path = chosen
     return net.eval()
+
+
+def set_threads(threads: int | None) -> None:
+    """Give torch and our kernels so many threads; None leaves both as they are.
+
+    Raises:
+        InputError: fewer than one.
+    """
+    if threads is None:
+        return
+    if threads < 1:
+        raise InputError(f"threads must be at least 1, not {threads}")
+    torch.set_num_threads(threads)
+    _native.set_threads(threads)
 
 
 def describe(net: Any) -> ModelFacts:

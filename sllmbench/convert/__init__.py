@@ -9,11 +9,12 @@ from sllmbench.checkpoints import open_checkpoint
 from sllmbench.checkpoints.base import Progress, silent
 from sllmbench.convert.calibration import Calibration, calibrate
 from sllmbench.convert.gguf import write_gguf
-from sllmbench.convert.gguf_mixes import FILE_TYPES, check_file_type
+from sllmbench.convert.gguf_mixes import FILE_TYPES
 from sllmbench.convert.model import Conversion, importance, to_gguf
 from sllmbench.convert.settings import FOLDER_KINDS, Settings
 from sllmbench.convert.summary import Summary
 from sllmbench.errors import InputError
+from sllmbench.model import set_threads
 
 if TYPE_CHECKING:
     from sllmbench.checkpoints import Checkpoint
@@ -41,6 +42,7 @@ def quantize_model(
     samples: int = 64,
     sequence_length: int = 512,
     seed: int = 0,
+    threads: int | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
     **settings: Any,
@@ -64,10 +66,12 @@ def quantize_model(
         samples: windows of the text.
         sequence_length: tokens a window.
         seed: of the drawing of windows.
+        threads: of torch and of our own code; None leaves both as they are.
         overwrite: replace what stands at ``out``, and begin anew where layers of another
             conversion are kept.
         progress: told the layer, its worst error and the time left.
-        settings: of the method, as :class:`Settings` lists them.
+        settings: of the method, as :class:`Settings` lists them; ``sym`` may be None: zero points
+            for ``awq``, none for the others.
 
     Raises:
         InputError: settings, a text or a model that cannot be used; ``out`` stands there already.
@@ -82,6 +86,7 @@ def quantize_model(
         raise InputError(f"{target} is a folder, but {kind} is written as a file")
     if target.is_file() and not gguf:
         raise InputError(f"{target} is a file, but {kind} is written as a folder")
+    set_threads(threads)
     checkpoint = open_checkpoint(model, progress) if isinstance(model, str) else model
     text = calibration
     if text is None and not gguf and asked.method != "rtn":
@@ -103,17 +108,21 @@ def quantize_model(
 
 def _settings(kind: str, method: str | None, settings: dict[str, Any], gguf: bool) -> Settings:
     """The settings that were asked for, refused where the target has no use for them."""
+    given = {name: value for name, value in settings.items() if value is not None}
     if not gguf:
-        return Settings(method=method or "gptq", **settings)  # type: ignore[arg-type]
+        chosen: Any = method or "gptq"
+        return Settings(method=chosen, **{"sym": chosen != "awq", **given})
     if kind.upper().replace("-", "_") not in FILE_TYPES:
         raise InputError(
             f"nothing is written as {kind!r}; --to is one of "
             f"{', '.join((*FOLDER_KINDS, *FILE_TYPES))}"
         )
-    given = [name for name, value in settings.items() if value != getattr(Settings, name)]
-    if method is not None or given:
+    useless = [name for name, value in given.items() if value != getattr(Settings, name)]
+    if method is not None:
+        useless.insert(0, "method")
+    if useless:
         raise InputError(
-            f"{check_file_type(kind)} has its own bits and its own search for scales: "
-            f"{', '.join((['method'] if method else []) + given)} cannot be chosen for it"
+            f"{kind} has its own bits and its own search for scales; it takes no "
+            f"{', '.join(useless)}"
         )
     return Settings()

@@ -102,14 +102,14 @@ def input_groups(layer: nn.Module, run: Callable[[], torch.Tensor], model: str) 
 
 def scale_input(layer: nn.Module, linears: Sequence[str], producer: Producer, factors: Any) -> None:
     """Multiply the columns of linears by ``factors`` [k], and divide what makes their input."""
-    for name in linears:
-        linear: Any = layer.get_submodule(name)
-        linear.weight.data = linear.weight.data * factors
     made: Any = layer.get_submodule(producer.name)
     if made.weight.ndim == 2:
         made.weight.data = made.weight.data / factors[:, None]
     else:
         made.weight.data = (made.weight.data + producer.offset) / factors - producer.offset
+    for name in linears:
+        linear: Any = layer.get_submodule(name)
+        linear.weight.data = linear.weight.data * factors
     if getattr(made, "bias", None) is not None:
         made.bias.data = made.bias.data / factors
 
