@@ -114,8 +114,8 @@ class _Work:
                 weights = [self._weight(name) for name in group.linears]
                 gram, mean_abs = _array(inputs.gram), inputs.mean_abs.numpy()
                 scales = awq_scales(weights, gram, mean_abs, form).scales
-                layer.scale_input(group, torch.from_numpy(scales))
-                inputs.gram = torch.from_numpy(gram / np.outer(scales, scales))
+                factors = layer.scale_input(group, torch.from_numpy(scales)).numpy()
+                inputs.gram = torch.from_numpy(gram / np.outer(factors, factors))
         for group, inputs in zip(layer.groups, everything, strict=True):
             for name in group.linears:
                 weight = self._weight(name)

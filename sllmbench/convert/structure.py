@@ -100,18 +100,33 @@ def input_groups(layer: nn.Module, run: Callable[[], torch.Tensor], model: str) 
     return tuple(groups)
 
 
-def scale_input(layer: nn.Module, linears: Sequence[str], producer: Producer, factors: Any) -> None:
-    """Multiply the columns of linears by ``factors`` [k], and divide what makes their input."""
+def scale_input(
+    layer: nn.Module,
+    linears: Sequence[str],
+    producer: Producer,
+    factors: torch.Tensor,
+    stored: torch.dtype = torch.float32,
+) -> torch.Tensor:
+    """Multiply the columns of linears by ``factors`` [k], and divide what makes their input.
+
+    A norm is written in the type it was ``stored`` in. It is rounded to that first, and the columns
+    are multiplied by just what it lost, which is returned: so the rounding costs nothing.
+    """
     made: Any = layer.get_submodule(producer.name)
     if made.weight.ndim == 2:
         made.weight.data = made.weight.data / factors[:, None]
     else:
-        made.weight.data = (made.weight.data + producer.offset) / factors - producer.offset
+        whole = made.weight.data + producer.offset
+        rounded = (whole / factors - producer.offset).to(stored).float()
+        left = rounded + producer.offset
+        factors = torch.where(left == 0, factors, whole / left)
+        made.weight.data = rounded
+    if getattr(made, "bias", None) is not None:
+        made.bias.data = made.bias.data / factors
     for name in linears:
         linear: Any = layer.get_submodule(name)
         linear.weight.data = linear.weight.data * factors
-    if getattr(made, "bias", None) is not None:
-        made.bias.data = made.bias.data / factors
+    return factors
 
 
 def _check_matrices(layer: nn.Module, model: str) -> None:

@@ -114,7 +114,7 @@ class Walk:
         for parameter in [name for name, _ in module.named_parameters()]:
             tensor = float_tensor(self.checkpoint, f"{name}.{parameter}", "float32")
             set_parameter(module, parameter, tensor)
-        layer = Layer(name, module, self.states, self._arguments[index], self.checkpoint.name)
+        layer = Layer(name, module, self.states, self._arguments[index], self.checkpoint)
         parts = tuple(part for part, _ in module.named_modules())
         if parts not in self._groups:
             self._groups[parts] = layer.find_groups()
@@ -223,14 +223,20 @@ class Layer:
     groups: tuple[Group, ...]
 
     def __init__(
-        self, name: str, module: nn.Module, states: torch.Tensor, given: _Arguments, model: str
+        self,
+        name: str,
+        module: nn.Module,
+        states: torch.Tensor,
+        given: _Arguments,
+        checkpoint: Checkpoint,
     ) -> None:
         """Hold the layer and the states it is to be run on."""
         self.name = name
         self._module = module
         self._states = states
         self._given = given
-        self._model = model
+        self._checkpoint = checkpoint
+        self._model = checkpoint.name
 
     def find_groups(self) -> tuple[Group, ...]:
         """The layer's linears by the input they share, found by running one sample."""
@@ -238,10 +244,17 @@ class Layer:
             states = self._states[0][None]
             return input_groups(self._module, lambda: self._run(0) - states, self._model)
 
-    def scale_input(self, group: Group, factors: torch.Tensor) -> None:
-        """Multiply the columns of the group's linears, and divide what makes their input."""
-        if group.producer is not None:
-            scale_input(self._module, group.linears, group.producer, factors)
+    def scale_input(self, group: Group, factors: torch.Tensor) -> torch.Tensor:
+        """Move factors from a group's input to its columns; what the columns were multiplied by.
+
+        Raises:
+            ValueError: nothing can be scaled in the place of the input.
+        """
+        if group.producer is None:
+            raise ValueError(f"{group.linears} of {self.name} have no producer")
+        norm = f"{self.name}.{group.producer.name}.weight"
+        stored = getattr(torch, self._checkpoint.float_type(norm))
+        return scale_input(self._module, group.linears, group.producer, factors, stored)
 
     def part(self, name: str) -> Any:
         """A module of the layer by its name within it."""
