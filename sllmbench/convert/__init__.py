@@ -1,4 +1,4 @@
-"""Models converted: float weights of a checkpoint → a quantised checkpoint that other tools read."""
+"""Models converted: a checkpoint of floats → a quantised one that other tools read."""
 
 from __future__ import annotations
 

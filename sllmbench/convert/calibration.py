@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,8 @@ from sllmbench.checkpoints.hf import one_line
 from sllmbench.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from numpy.typing import NDArray
 
     from sllmbench.checkpoints import Checkpoint
@@ -185,7 +186,9 @@ def _hub(name: str, progress: Progress) -> Iterator[str]:
         ) from error
     progress(f"opening {dataset} on the Hugging Face hub", None)
     try:
-        rows = datasets.load_dataset(dataset, config or None, split=split or "train", streaming=True)
+        rows = datasets.load_dataset(
+            dataset, config or None, split=split or "train", streaming=True
+        )
         for row in rows:
             if not isinstance(row.get("text"), str):
                 raise InputError(f"the data set {dataset} has no column of strings `text`")

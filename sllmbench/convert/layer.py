@@ -79,7 +79,7 @@ class _Work:
         clip = "mse" if self.settings.mse_clip else "none"
         for name in group.linears:
             weight = self._weight(name)
-            tensor = quantize(weight, self.settings.format)
+            tensor = quantize(weight, self.settings.format, clip=clip)
             gram = None if inputs is None else inputs.gram
             self._keep(name, tensor, relative_error(weight, tensor.dequantize(), gram))
 

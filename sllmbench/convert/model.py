@@ -131,7 +131,15 @@ class Conversion:
         said = {key: value for key, value in self.settings.facts().items() if key in _GPTQ_KEYS}
         quantization = said if self.kind in ("gptq", "gptq_v2") else {}
         kind: Any = self.kind
-        write_folder(made, self.checkpoint, self._tensors(scratch, layers), kind, quantization)
+        write_folder(
+            made,
+            self.checkpoint,
+            self._tensors(scratch, layers),
+            kind,
+            quantization,
+            # A dequantised weight has more digits than half types: quality is to be what it was.
+            float_type="float32" if kind == "hf" else None,
+        )
 
     def _tensors(
         self, scratch: Scratch, layers: int
@@ -237,12 +245,11 @@ def importance(
         for index in range(len(walk)):
             layer = walk.layer(index)
             what = f"inputs of layer {index + 1} of {len(walk)}"
-            inputs = layer.gather(
-                layer.groups,
-                lambda part, what=what, index=index: progress(what, (index + part) / len(walk)),
-                grams=False,
-                advance=True,
-            )
+
+            def tick(fraction: float, index: int = index, what: str = what) -> None:
+                progress(what, (index + fraction) / len(walk))
+
+            inputs = layer.gather(layer.groups, tick, grams=False, advance=True)
             for group, one in zip(layer.groups, inputs, strict=True):
                 for name in group.linears:
                     means[f"{layer.name}.{name}.weight"] = one.mean_square.numpy()

@@ -115,7 +115,7 @@ class Scratch:
         try:
             with safe_open(file, framework="np") as stored:
                 about = json.loads(stored.metadata()["layer"])
-                arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+                arrays: dict[str, Any] = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{file} is corrupt ({error}); delete it to go on") from error
         return DoneLayer(
@@ -124,7 +124,11 @@ class Scratch:
                     QuantFormat(**facts["format"]),
                     facts["n"],
                     facts["k"],
-                    **{what: arrays.get(f"{name}|{what}") for what in _ARRAYS},
+                    **{
+                        what: arrays[f"{name}|{what}"]
+                        for what in _ARRAYS
+                        if f"{name}|{what}" in arrays
+                    },
                 )
                 for name, facts in about["weights"].items()
             },

@@ -75,7 +75,9 @@ def decoder_layers(net: Any, model: str) -> tuple[str, nn.ModuleList]:
     return found[0]
 
 
-def input_groups(layer: nn.Module, run: Callable[[], torch.Tensor], model: str) -> tuple[Group, ...]:
+def input_groups(
+    layer: nn.Module, run: Callable[[], torch.Tensor], model: str
+) -> tuple[Group, ...]:
     """The linears of a layer by the input they share, in the order of their calls.
 
     Args:
@@ -130,8 +132,12 @@ def scale_input(
 
 
 def _check_matrices(layer: nn.Module, model: str) -> None:
-    reached = {id(p) for part in layer.modules() if isinstance(part, nn.Linear) for p in
-               part.parameters(recurse=False)}
+    reached = {
+        id(p)
+        for part in layer.modules()
+        if isinstance(part, nn.Linear)
+        for p in part.parameters(recurse=False)
+    }
     for name, parameter in layer.named_parameters():
         if parameter.ndim > 1 and id(parameter) not in reached:
             raise InputError(
@@ -164,8 +170,8 @@ def _observe(
     for name, part in layer.named_modules():
         if isinstance(part, nn.Linear) and called.count(name) != 1:
             raise InputError(
-                f"{name} is called {called.count(name)} times in a layer; only layers whose linears "
-                "are each called once can be quantised"
+                f"{name} is called {called.count(name)} times in a layer; only a layer "
+                "that calls each of its linears once can be quantised"
             )
     return calls, outputs
 

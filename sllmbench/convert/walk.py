@@ -289,7 +289,8 @@ class Layer:
         """
         if self.digest() != done.source_sha256:
             raise InputError(
-                f"{self._model} has changed since {self.name} was quantised; --overwrite begins anew"
+                f"{self._model} has changed since {self.name} was quantised; "
+                "delete what is kept beside OUT to begin anew"
             )
         for name, tensor in done.weights.items():
             self.set(name, tensor.dequantize())
@@ -349,9 +350,7 @@ class Layer:
             tick((sample + 1) / count)
 
     def _run(self, sample: int) -> Any:
-        out = self._module(
-            self._states[sample][None], *self._given.positional, **self._given.named
-        )
+        out = self._module(self._states[sample][None], *self._given.positional, **self._given.named)
         return out[0] if isinstance(out, tuple) else out
 
 

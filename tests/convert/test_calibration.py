@@ -42,7 +42,9 @@ def test_windows_of_a_file_are_drawn_once_each_and_by_the_seed(
 def test_a_packaged_text_gives_the_half_that_quality_is_not_measured_on() -> None:
     checkpoint = open_checkpoint("smollm2-135m")
     whole = assets.text("openwebtext")
-    first = checkpoint.tokenizer()(whole[: len(whole) // 2], add_special_tokens=False, verbose=False)
+    first = checkpoint.tokenizer()(
+        whole[: len(whole) // 2], add_special_tokens=False, verbose=False
+    )
     scored = np.array(first["input_ids"])
     drawn = calibrate(checkpoint, "owt", samples=64, sequence_length=64)
     heads = {tuple(row[:32]) for row in drawn.ids.tolist()}

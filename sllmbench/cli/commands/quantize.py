@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from enum import StrEnum
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - typer reads it
 from typing import Annotated
 
 import typer
@@ -36,9 +36,7 @@ def quantize(
             " .gguf file."
         ),
     ],
-    out: Annotated[
-        Path, typer.Argument(help="The folder to write, or the file of a GGUF type.")
-    ],
+    out: Annotated[Path, typer.Argument(help="The folder to write, or the file of a GGUF type.")],
     to: Annotated[
         str | None,
         typer.Option(
