@@ -10,6 +10,7 @@ import torch
 from sllmbench.convert.scratch import DoneLayer, LinearReport
 from sllmbench.quantizers import quantize
 from sllmbench.quantizers.awq import awq_clip, awq_scales
+from sllmbench.quantizers.error import relative_error
 from sllmbench.quantizers.gptq import GptqSettings, gptq
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from sllmbench.convert.structure import Group
     from sllmbench.convert.walk import Inputs, Layer
     from sllmbench.formats import QuantTensor
+    from sllmbench.quantizers.rtn import Clip
 
 _SCORES = ("q_", "k_", "query", "key", "qkv")
 """In the names of linears whose outputs attention multiplies with each other: AWQ does not clip
@@ -76,17 +78,16 @@ class _Work:
         return DoneLayer(self.weights, self.layer.floats(), tuple(self.reports), source_sha256)
 
     def rtn(self, group: Group, inputs: Inputs | None) -> None:
-        clip = "mse" if self.settings.mse_clip else "none"
+        clip: Clip = "mse" if self.settings.mse_clip else "none"
+        gram = None if inputs is None else _gram(inputs)
         for name in group.linears:
-            weight = self._weight(name)
-            tensor = quantize(weight, self.settings.format, clip=clip)
-            gram = None if inputs is None else inputs.gram
-            self._keep(name, tensor, relative_error(weight, tensor.dequantize(), gram))
+            self._keep(name, quantize(self._weight(name), self.settings.format, clip=clip), gram)
 
     def gptq(self, group: Group, inputs: Inputs) -> None:
         asked = self.settings
+        bits: Any = asked.bits
         settings = GptqSettings(
-            bits=asked.bits,
+            bits=bits,
             group_size=asked.group_size,
             sym=asked.sym,
             desc_act=asked.desc_act,
@@ -94,12 +95,10 @@ class _Work:
             damp_percent=asked.damp_percent,
             mse_clip=asked.mse_clip,
         )
-        hessian = _array(inputs.gram)
+        gram = _gram(inputs)
         for name in group.linears:
-            result = gptq(self._weight(name), hessian, settings)
-            self._keep(
-                name, result.tensor, result.relative_error, result.damp_percent, result.retries
-            )
+            result = gptq(self._weight(name), gram, settings)
+            self._keep(name, result.tensor, gram, result.damp_percent, result.retries)
 
     def awq(self, tick: Callable[[float], None]) -> None:
         """Scale every group that has a producer, then clip and round its linears.
@@ -109,21 +108,21 @@ class _Work:
         """
         layer, form = self.layer, self.settings.format
         everything = layer.gather(layer.groups, tick)
+        grams: list[NDArray[np.float32]] = []
         for group, inputs in zip(layer.groups, everything, strict=True):
+            gram = _gram(inputs)
             if group.producer is not None:
                 weights = [self._weight(name) for name in group.linears]
-                gram, mean_abs = _array(inputs.gram), inputs.mean_abs.numpy()
-                scales = awq_scales(weights, gram, mean_abs, form).scales
+                scales = awq_scales(weights, gram, inputs.mean_abs.numpy(), form).scales
                 factors = layer.scale_input(group, torch.from_numpy(scales)).numpy()
-                inputs.gram = torch.from_numpy(gram / np.outer(factors, factors))
-        for group, inputs in zip(layer.groups, everything, strict=True):
+                gram = gram / np.outer(factors, factors)
+            grams.append(gram)
+        for group, gram in zip(layer.groups, grams, strict=True):
             for name in group.linears:
                 weight = self._weight(name)
-                clipped = weight
                 if not any(part in name.rpartition(".")[2].lower() for part in _SCORES):
-                    clipped = awq_clip(weight, _array(inputs.gram), form)
-                tensor = quantize(clipped, form)
-                self._keep(name, tensor, relative_error(weight, tensor.dequantize(), inputs.gram))
+                    weight = awq_clip(weight, gram, form)
+                self._keep(name, quantize(weight, form), gram)
 
     def _weight(self, name: str) -> NDArray[np.float32]:
         weight: NDArray[np.float32] = self.layer.part(name).weight.detach().numpy()
@@ -133,39 +132,23 @@ class _Work:
         self,
         name: str,
         tensor: QuantTensor,
-        error: float,
+        gram: NDArray[np.float32] | None,
         damp_percent: float | None = None,
         retries: int = 0,
     ) -> None:
-        full = f"{self.layer.name}.{name}"
+        """Put a quantised weight into the layer, and note how far its outputs are off."""
+        full, values = f"{self.layer.name}.{name}", tensor.dequantize()
+        error = relative_error(self._weight(name), values, gram)
         self.weights[f"{full}.weight"] = tensor
-        self.layer.set(f"{full}.weight", tensor.dequantize())
+        self.layer.set(f"{full}.weight", values)
         self.reports.append(LinearReport(full, error, damp_percent, retries))
 
 
-def relative_error(
-    weight: NDArray[np.float32], values: NDArray[np.float32], gram: torch.Tensor | None
-) -> float:
-    """How far the outputs are off: sqrt(tr(E G Eᵀ) / tr(W G Wᵀ)), E = W - values; G = 1 if None.
-
-    Args:
-        weight: W, [n, k].
-        values: what W became, [n, k].
-        gram: G = mean x xᵀ, [k, k].
-    """
-    off = torch.from_numpy(weight - values)
-    whole = torch.from_numpy(weight)
-    lost, had = (
-        float(((part if gram is None else part @ gram) * part).sum(dtype=torch.float64))
-        for part in (off, whole)
-    )
-    return 0.0 if had <= 0 else float(np.sqrt(max(lost, 0.0) / had))
-
-
-def _array(gram: torch.Tensor | None) -> NDArray[Any]:
-    if gram is None:
+def _gram(inputs: Inputs) -> NDArray[np.float32]:
+    if inputs.gram is None:
         raise ValueError("the inputs were gathered without their products")
-    return gram.numpy()
+    gram: NDArray[np.float32] = inputs.gram.numpy()
+    return gram
 
 
 def _part(tick: Callable[[float], None], number: int, count: int) -> Callable[[float], None]:
