@@ -88,12 +88,26 @@ def test_gptq_with_ordered_channels_is_read_back(
     torch.testing.assert_close(logits(tmp_path / "gptq"), logits(tmp_path / "hf"))
 
 
+def uneven(folder: Path) -> Path:
+    """Make some channels far larger than others, as they are in models that were trained."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    torch.manual_seed(4)
+    for name, values in tensors.items():
+        if "norm" in name or any(part in name for part in ("up_proj", "v_proj")):
+            rows = torch.exp(torch.randn(len(values)))
+            tensors[name] = values * (rows[:, None] if values.ndim == 2 else rows)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
 @pytest.mark.parametrize("kv_heads", [2, 4])
 def test_awq_moves_factors_without_changing_the_model(
     make_llama: Callable[..., Path], words: Path, tmp_path: Path, kv_heads: int
 ) -> None:
     """At 8 bits only a factor taken out and not put back could be seen in the logits."""
-    folder = make_llama(kv_heads=kv_heads, bias=True)
+    folder = uneven(make_llama(kv_heads=kv_heads, bias=True))
     convert(folder, tmp_path / "awq", words, method="awq", bits=8, sym=True, to="hf")
     convert(folder, tmp_path / "rtn", words, method="rtn", bits=8, sym=True, to="hf")
     source, made = (open_checkpoint(str(one)) for one in (folder, tmp_path / "awq"))
@@ -119,7 +133,7 @@ def test_awqs_norms_lose_nothing_by_their_stored_type(
     norm, linear = "model.layers.0.input_layernorm.weight", "model.layers.0.self_attn.q_proj.weight"
     off = {}
     for stored in (torch.float32, torch.bfloat16):
-        folder = make_llama()
+        folder = uneven(make_llama())
         net = AutoModelForCausalLM.from_pretrained(folder).bfloat16().to(stored)
         net.save_pretrained(folder)
         made = tmp_path / str(stored)
