@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sllmbench.convert.structure import Group
     from sllmbench.convert.walk import Inputs, Layer
     from sllmbench.formats import QuantTensor
-    from sllmbench.quantizers.rtn import Clip
+    from sllmbench.quantizers.grid import Clip
 
 _SCORES = ("q_", "k_", "query", "key", "qkv")
 """In the names of linears whose outputs attention multiplies with each other: AWQ does not clip
@@ -46,8 +46,8 @@ def quantize_layer(layer: Layer, settings: Settings, tick: Callable[[float], Non
         work.awq(tick)
     elif settings.method == "gptq" and settings.true_sequential:
         for number, group in enumerate(layer.groups):
-            part = _part(tick, number, len(layer.groups))
-            [inputs] = layer.gather([group], part)
+            turn = part(tick, number / len(layer.groups), (number + 1) / len(layer.groups))
+            [inputs] = layer.gather([group], turn)
             work.gptq(group, inputs)
     else:
         everything = layer.gather(layer.groups, tick)
@@ -115,12 +115,12 @@ class _Work:
                 weights = [self._weight(name) for name in group.linears]
                 scales = awq_scales(weights, gram, inputs.mean_abs.numpy(), form).scales
                 factors = layer.scale_input(group, torch.from_numpy(scales)).numpy()
-                gram = gram / np.outer(factors, factors)
+                gram = (gram / np.outer(factors, factors)).astype(np.float32)
             grams.append(gram)
         for group, gram in zip(layer.groups, grams, strict=True):
             for name in group.linears:
                 weight = self._weight(name)
-                if not any(part in name.rpartition(".")[2].lower() for part in _SCORES):
+                if not any(what in name.rpartition(".")[2].lower() for what in _SCORES):
                     weight = awq_clip(weight, gram, form)
                 self._keep(name, quantize(weight, form), gram)
 
@@ -151,5 +151,6 @@ def _gram(inputs: Inputs) -> NDArray[np.float32]:
     return gram
 
 
-def _part(tick: Callable[[float], None], number: int, count: int) -> Callable[[float], None]:
-    return lambda fraction: tick((number + fraction) / count)
+def part(tick: Callable[[float], None], start: float, stop: float) -> Callable[[float], None]:
+    """A tick for the part of the work from ``start`` to ``stop``."""
+    return lambda fraction: tick(start + fraction * (stop - start))

@@ -14,7 +14,7 @@ from sllmbench.checkpoints.base import Progress, silent
 from sllmbench.checkpoints.schemes import scheme_for
 from sllmbench.checkpoints.writing import write_folder
 from sllmbench.convert.gguf import write_gguf
-from sllmbench.convert.layer import quantize_layer, round_layer
+from sllmbench.convert.layer import part, quantize_layer, round_layer
 from sllmbench.convert.scratch import LinearReport, open_scratch
 from sllmbench.convert.summary import Summary, calibration_facts, peak_rss_bytes, stored_bytes
 from sllmbench.convert.walk import Walk
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 _NO_TEXT = np.zeros((1, 2), np.int64)
 """What shows a layer's structure where there is no text."""
+_SHARE = 0.7
+"""Of a layer's time, until its weights are quantised; then the states pass through it."""
 _GPTQ_KEYS = ("desc_act", "static_groups", "true_sequential", "damp_percent")
 
 
@@ -110,13 +112,13 @@ class Conversion:
                 _rehearse(layer, self.settings, self.kind)
             tick = clock.begin(index)
             resumed = scratch.done(index)
-            done = scratch.load(index) if resumed else self._quantize(layer, tick)
+            done = scratch.load(index) if resumed else self._quantize(layer, part(tick, 0, _SHARE))
             if resumed:
                 layer.put(done)
             else:
                 scratch.save(index, done)
             if text is not None and index + 1 < len(walk):
-                layer.advance(tick)
+                layer.advance(part(tick, _SHARE, 1))
             layer.release()
             clock.end(done.linears, resumed)
             linears += done.linears

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_LAYERS = "layer-*.safetensors"
 _ARRAYS = ("codes", "scales", "offsets", "order")
 
 
@@ -181,7 +182,11 @@ def open_scratch(out: Path, subject: Mapping[str, Any], restart: bool) -> Iterat
             raise InputError(f"another process is making {out}; wait for it or stop it") from None
         with _refusals(folder):
             restarted = _claim(folder, dict(subject), restart)
-        yield Scratch(folder, restarted)
+        try:
+            yield Scratch(folder, restarted)
+        finally:
+            if not any(folder.glob(_LAYERS)):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -198,7 +203,7 @@ def _claim(folder: Path, subject: dict[str, Any], restart: bool) -> bool:
     file = folder / "subject.json"
     text = json.dumps(subject, indent=2, sort_keys=True)
     earlier = file.read_text("utf-8") if file.exists() else None
-    others = earlier is not None and earlier != text
+    others = earlier is not None and earlier != text and any(folder.glob(_LAYERS))
     if others and not restart:
         raise InputError(
             f"{folder} holds layers of another conversion ({_difference(earlier, subject)}); "
@@ -206,7 +211,7 @@ def _claim(folder: Path, subject: dict[str, Any], restart: bool) -> bool:
         )
     kept = {"lock"}
     if earlier == text:
-        kept |= {file.name, *(layer.name for layer in folder.glob("layer-*.safetensors"))}
+        kept |= {file.name, *(layer.name for layer in folder.glob(_LAYERS))}
     for leftover in folder.iterdir():
         if leftover.is_dir():
             shutil.rmtree(leftover)

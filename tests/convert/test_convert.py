@@ -326,8 +326,7 @@ def test_what_cannot_be_is_refused_before_any_layer(
         del given["group_size"]
     with pytest.raises(InputError, match=says):
         quantize_model(str(tiny_llama), tmp_path / "out", calibration=str(words), **SMALL, **given)
-    assert not list(tmp_path.glob("*/layer-*"))
-    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_random_weights_are_rounded_without_a_text(tmp_path: Path) -> None:
