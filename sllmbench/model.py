@@ -108,15 +108,25 @@ def load_model(
     reason = chosen.unsupported(checkpoint)
     if reason is not None:
         raise InputError(f"path {path} cannot run here: {reason}")
-    if threads is not None:
-        if threads < 1:
-            raise InputError(f"threads must be at least 1, not {threads}")
-        torch.set_num_threads(threads)
-        _native.set_threads(threads)
-    net = _skeleton(checkpoint)
+    set_threads(threads)
+    net = skeleton(checkpoint)
     _Loader(checkpoint, chosen, net, progress).fill()
     net.sllmbench_path = chosen
     return net.eval()
+
+
+def set_threads(threads: int | None) -> None:
+    """Give torch and our kernels so many threads; None leaves both as they are.
+
+    Raises:
+        InputError: fewer than one.
+    """
+    if threads is None:
+        return
+    if threads < 1:
+        raise InputError(f"threads must be at least 1, not {threads}")
+    torch.set_num_threads(threads)
+    _native.set_threads(threads)
 
 
 def describe(net: Any) -> ModelFacts:
@@ -151,10 +161,10 @@ def required_tensors(checkpoint: Checkpoint, path_names: Iterable[str]) -> tuple
         InputError: transformers has no causal language model for the configuration; the checkpoint
             lacks a tensor of it or has one of another shape; or a path cannot quantise the model.
     """
-    net = _skeleton(checkpoint)
+    net = skeleton(checkpoint)
     for name in path_names:
         _check_layers(checkpoint, paths.resolve(name), net)
-    return _check_tensors(checkpoint, net)
+    return check_tensors(checkpoint, net)
 
 
 def estimate_bytes(checkpoint: Checkpoint, path: str) -> int:
@@ -174,8 +184,12 @@ def estimate_bytes(checkpoint: Checkpoint, path: str) -> int:
     return int(bits / 8)
 
 
-def _skeleton(checkpoint: Checkpoint) -> Any:
-    """The model's modules with every parameter on the meta device: shapes, no memory."""
+def skeleton(checkpoint: Checkpoint) -> Any:
+    """The model's modules with every parameter on the meta device: shapes, no memory.
+
+    Raises:
+        InputError: transformers has no causal language model for the configuration.
+    """
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 
@@ -193,10 +207,14 @@ def _skeleton(checkpoint: Checkpoint) -> Any:
     return net
 
 
-def _check_tensors(checkpoint: Checkpoint, net: Any) -> tuple[str, ...]:
-    """The tensors that a skeleton needs, each in the checkpoint and of the shape it asks for."""
+def check_tensors(checkpoint: Checkpoint, net: Any) -> tuple[str, ...]:
+    """The tensors that a skeleton needs, each in the checkpoint and of the shape it asks for.
+
+    Raises:
+        InputError: the checkpoint lacks one or has one of another shape.
+    """
     shapes = checkpoint.shapes()
-    tied_head = f"{_name_of(net, net.get_output_embeddings())}.weight" if _is_tied(net) else None
+    tied_head = f"{name_of(net, net.get_output_embeddings())}.weight" if is_tied(net) else None
     wanted = {
         name: list(parameter.shape)
         for name, parameter in net.named_parameters(remove_duplicate=False)
@@ -238,13 +256,21 @@ def _check_layers(checkpoint: Checkpoint, path: Path, net: Any) -> None:
             )
 
 
-def _is_tied(net: Any) -> bool:
+def is_tied(net: Any) -> bool:
+    """Whether the output layer and the embedding are one tensor."""
     return bool(net.config.get_text_config().tie_word_embeddings)
 
 
-def _name_of(net: Any, wanted: nn.Module) -> str:
+def name_of(net: Any, wanted: nn.Module) -> str:
+    """The name of one of a model's modules."""
     names: dict[int, str] = {id(part): name for name, part in net.named_modules()}
     return names[id(wanted)]
+
+
+def set_parameter(net: nn.Module, name: str, tensor: torch.Tensor) -> None:
+    """Make ``tensor`` the parameter ``name``."""
+    owner, _, attribute = name.rpartition(".")
+    setattr(net.get_submodule(owner), attribute, nn.Parameter(tensor, requires_grad=False))
 
 
 class _Loader:
@@ -258,7 +284,7 @@ class _Loader:
         self.float_type: torch.dtype = getattr(torch, path.float_type)
 
     def fill(self) -> None:
-        _check_tensors(self.checkpoint, self.net)
+        check_tensors(self.checkpoint, self.net)
         _check_layers(self.checkpoint, self.path, self.net)
         head = self.net.get_output_embeddings()
         linears = [
@@ -273,16 +299,16 @@ class _Loader:
             self._replace(name, self.path.linear(self.checkpoint, f"{name}.weight", bias))
         for name, parameter in list(self.net.named_parameters()):
             if parameter.is_meta:
-                self._set(name, self._float(name))
+                set_parameter(self.net, name, self._float(name))
 
     def _fill_head(self) -> None:
         """Make the output layer, and the embedding where the two are one tensor."""
         head, embedding = self.net.get_output_embeddings(), self.net.get_input_embeddings()
-        name, embedding_name = _name_of(self.net, head), _name_of(self.net, embedding)
-        source = embedding_name if _is_tied(self.net) else name
+        name, embedding_name = name_of(self.net, head), name_of(self.net, embedding)
+        source = embedding_name if is_tied(self.net) else name
         layer = self.path.lm_head(self.checkpoint, f"{source}.weight", self._bias(name, head))
         self._replace(name, layer)
-        if not _is_tied(self.net):
+        if not is_tied(self.net):
             return
         if isinstance(layer, NativeLinear):
             self._replace(embedding_name, TiedEmbedding(layer, embedding, self.float_type))
@@ -298,11 +324,6 @@ class _Loader:
     def _replace(self, name: str, layer: nn.Module) -> None:
         owner, _, attribute = name.rpartition(".")
         setattr(self.net.get_submodule(owner), attribute, layer)
-
-    def _set(self, name: str, tensor: torch.Tensor) -> None:
-        owner, _, attribute = name.rpartition(".")
-        parameter = nn.Parameter(tensor, requires_grad=False)
-        setattr(self.net.get_submodule(owner), attribute, parameter)
 
 
 def _head_storage(net: Any, head: PathLinear) -> str:

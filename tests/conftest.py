@@ -24,7 +24,15 @@ def users_data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
         yield folder
 
 
-def _save_llama(folder: Path, *, tied: bool = True, bias: bool = False, hidden: int = 96) -> Path:
+def _save_llama(
+    folder: Path,
+    *,
+    tied: bool = True,
+    bias: bool = False,
+    hidden: int = 96,
+    layers: int = 2,
+    kv_heads: int = 2,
+) -> Path:
     """Save a small random llama with a word-level tokenizer, as a Hugging Face folder."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -35,9 +43,9 @@ def _save_llama(folder: Path, *, tied: bool = True, bias: bool = False, hidden: 
         vocab_size=512,
         hidden_size=hidden,
         intermediate_size=160,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=4,
-        num_key_value_heads=2,
+        num_key_value_heads=kv_heads,
         max_position_embeddings=512,
         tie_word_embeddings=tied,
         attention_bias=bias,

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from sllmbench.cli.commands import ab, compare, doctor, history, kernel, machine, run
+from sllmbench.cli.commands import ab, compare, doctor, history, kernel, machine, quantize, run
 from sllmbench.errors import InputError
 
 app = typer.Typer(
@@ -62,6 +62,7 @@ def _options(
 
 app.command()(run.run)
 app.command()(kernel.kernel)
+app.command()(quantize.quantize)
 app.command()(compare.compare)
 app.command()(ab.ab)
 app.command()(history.history)
