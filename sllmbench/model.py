@@ -110,8 +110,11 @@ def load_model(
     if threads is not None:
         if threads < 1:
             raise InputError(f"threads must be at least 1, not {threads}")
+        try:
+            _native.set_threads(threads)
+        except ValueError as error:
+            raise InputError(str(error)) from error
         torch.set_num_threads(threads)
-        _native.set_threads(threads)
     net = _skeleton(checkpoint)
     _Loader(checkpoint, chosen, net, progress).fill()
     net.sllmbench_path = chosen

@@ -37,7 +37,7 @@ class FolderCheckpoint(Checkpoint):
             InputError: it holds no safetensors, lacks a shard, is corrupt, or is quantised already.
         """
         self.name = name
-        self._folder = folder
+        self._folder = self.location = folder
         self._check_config()
         self._stored = _stored_tensors(folder)
         self.provenance = f"{_main_type(self._stored)} safetensors{origin}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -18,10 +17,10 @@ from sllmbench.measure.checks import require_positions
 from sllmbench.record import Quality
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from transformers import PreTrainedModel
+    from sllmbench.runners import Runner
 
 DEFINITION = (
     "exp of mean token NLL; non-overlapping windows, no BOS, a shorter last window included; "
@@ -34,7 +33,7 @@ _SLICE_BYTES = 64 * 1024**2
 
 
 def evaluate(
-    model: PreTrainedModel,
+    runner: Runner,
     ids: torch.Tensor,
     *,
     text_name: str,
@@ -51,7 +50,7 @@ def evaluate(
     least two tokens. Sums are in float64, log-probabilities in float32.
 
     Args:
-        model: any transformers causal language model.
+        runner: the model.
         ids: the text's token ids, [n] integers, n >= 3.
         text_name: the text's name, for the record.
         context: tokens a window, at least 2.
@@ -67,20 +66,19 @@ def evaluate(
             positions, a reference of other ids, context or vocabulary, a file that cannot be
             written, or predictions that are not finite.
     """
-    _check(model, ids, context, kl_tokens)
+    _check(runner, ids, context, kl_tokens)
     windows = [window for window in torch.split(ids, context) if len(window) > 1]
     n_scored = sum(len(window) - 1 for window in windows)
-    vocab = int(model.config.get_text_config().vocab_size)
-    subject = {"vocab": vocab, "context": context, "ids_sha256": _sha256(ids)}
+    subject = {"vocab": runner.vocab_size, "context": context, "ids_sha256": _sha256(ids)}
     if reference is not None:
         reference.require(subject)
     nll = np.empty(n_scored, np.float64)
     comparison = _Comparison(reference)
     done = 0
-    with _Writer(save_log_probs, _name(model), subject, min(kl_tokens, n_scored)) as writer:
+    with _Writer(save_log_probs, runner.path, subject, min(kl_tokens, n_scored)) as writer:
         for number, window in enumerate(windows):
             progress(f"perplexity on {text_name}", number / len(windows))
-            for log_probs, targets in _predictions(model, window, vocab):
+            for log_probs, targets in _predictions(runner, window):
                 chosen = -log_probs.gather(1, targets[:, None])[:, 0]
                 if not bool(torch.isfinite(chosen).all()):
                     raise InputError(
@@ -263,60 +261,28 @@ class _Writer:
 
 
 def _predictions(
-    model: PreTrainedModel, window: torch.Tensor, vocab: int
+    runner: Runner, window: torch.Tensor
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield float32 log-probabilities [rows, vocab] and targets [rows], slice by slice."""
-    rows = max(1, _SLICE_BYTES // (4 * vocab))
-    with torch.inference_mode(), _read_once(model, window[None, :-1]) as logits_of:
-        for start in range(0, len(window) - 1, rows):
-            targets = window[1:][start : start + rows]
-            logits = logits_of(start, start + len(targets))
-            yield torch.log_softmax(logits.float(), dim=-1), targets
+    rows = max(1, _SLICE_BYTES // (4 * runner.vocab_size))
+    done = 1
+    for logits in runner.sequence_logits(window[:-1].tolist(), rows):
+        yield torch.log_softmax(logits.float(), dim=-1), window[done : done + len(logits)]
+        done += len(logits)
 
 
-@contextmanager
-def _read_once(
-    model: PreTrainedModel, ids: torch.Tensor
-) -> Iterator[Callable[[int, int], torch.Tensor]]:
-    """Run the model's body over ids [1, n]; yield a function from positions to logits.
-
-    Logits come from the model's own forward, with the body replaced by what it has returned, so
-    that whatever an architecture does around its output layer (scales, caps) is done.
-    """
-    body = model.base_model
-    if body is model:
-        raise InputError(f"{type(model).__name__} has no output layer apart from its body")
-    read = body(input_ids=ids, use_cache=False, return_dict=True)
-
-    def logits_of(start: int, stop: int) -> torch.Tensor:
-        part = dataclasses.replace(read, last_hidden_state=read.last_hidden_state[:, start:stop])
-        body.forward = lambda *_, **__: part
-        logits: torch.Tensor = model(ids[:, start:stop], use_cache=False, return_dict=True).logits
-        return logits[0]
-
-    own = vars(body).get("forward")
-    try:
-        yield logits_of
-    finally:
-        if own is None:
-            vars(body).pop("forward", None)
-        else:
-            body.forward = own
-
-
-def _check(model: PreTrainedModel, ids: torch.Tensor, context: int, kl_tokens: int) -> None:
+def _check(runner: Runner, ids: torch.Tensor, context: int, kl_tokens: int) -> None:
     if ids.ndim != 1 or len(ids) < 3:
         raise InputError(f"token ids have shape {list(ids.shape)}; [n] with n >= 3 is needed")
     if context < 2:
         raise InputError(f"a context of {context} tokens scores nothing; at least 2 are needed")
     if kl_tokens < 2:
         raise InputError(f"{kl_tokens} tokens to compare are too few; at least 2 are needed")
-    require_positions(model, min(context, len(ids)))
-    vocab = model.config.get_text_config().vocab_size
-    if int(ids.min()) < 0 or int(ids.max()) >= vocab:
+    require_positions(runner, min(context, len(ids)))
+    if int(ids.min()) < 0 or int(ids.max()) >= runner.vocab_size:
         raise InputError(
             f"token ids reach from {int(ids.min())} to {int(ids.max())}, the model's vocabulary "
-            f"from 0 to {vocab - 1}: use the model's own tokenizer"
+            f"from 0 to {runner.vocab_size - 1}: use the model's own tokenizer"
         )
 
 
@@ -326,9 +292,3 @@ def _standard_error(values: np.ndarray[Any, np.dtype[np.float64]]) -> float:
 
 def _sha256(ids: torch.Tensor) -> str:
     return hashlib.sha256(ids.numpy().astype("<i8").tobytes()).hexdigest()
-
-
-def _name(model: PreTrainedModel) -> str:
-    """The path's name, or the class of a model that is on none."""
-    path = getattr(model, "sllmbench_path", None)
-    return type(model).__name__ if path is None else str(path.name)

@@ -7,27 +7,17 @@ from typing import TYPE_CHECKING
 from sllmbench.errors import InputError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from sllmbench.runners import Runner
 
 
-def require_cpu(model: PreTrainedModel) -> None:
-    """Refuse a model elsewhere: the clocks here do not wait for a device's queue.
-
-    Raises:
-        InputError: the model is not on the CPU.
-    """
-    if model.device.type != "cpu":
-        raise InputError(f"the model is on {model.device}; only a model on the CPU can be timed")
-
-
-def require_positions(model: PreTrainedModel, n_tokens: int) -> None:
+def require_positions(runner: Runner, n_tokens: int) -> None:
     """Refuse a sequence that is longer than the model's positions.
 
     Raises:
-        InputError: the model's configuration has fewer than ``n_tokens`` positions.
+        InputError: the model has fewer than ``n_tokens`` positions.
     """
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if positions is not None and n_tokens > positions:
+    if runner.positions is not None and n_tokens > runner.positions:
         raise InputError(
-            f"{n_tokens} tokens are more than the model's {positions} positions; ask for fewer"
+            f"{n_tokens} tokens are more than the model's {runner.positions} positions; "
+            "ask for fewer"
         )
