@@ -110,6 +110,7 @@ _NAMED = {
         QuantFormat("q4_0", 4, 32),
         QuantFormat("q4_1", 4, 32, "minimum"),
         QuantFormat("q5_0", 5, 32),
+        QuantFormat("q5_1", 5, 32, "minimum"),
         QuantFormat("q8_0", 8, 32),
         QuantFormat("q4_k", 4, 32, "minimum", two_level=True),
         QuantFormat("q5_k", 5, 32, "minimum", two_level=True),

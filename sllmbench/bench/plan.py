@@ -8,17 +8,18 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from sllmbench import _native, assets, paths
+from sllmbench import _native, assets, runners
+from sllmbench.bench.interpreters import inspect
 from sllmbench.checkpoints import open_checkpoint
 from sllmbench.checkpoints.base import Progress, silent
 from sllmbench.checkpoints.random import RandomCheckpoint
 from sllmbench.errors import InputError
 from sllmbench.measure.sampling import Limits
-from sllmbench.model import estimate_bytes, required_tensors
+from sllmbench.model import required_tensors
 from sllmbench.paths import Arithmetic
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sllmbench.checkpoints.base import Checkpoint
 
@@ -46,6 +47,7 @@ class Plan:
     Attributes:
         precision: takes more than the repetitions until the medians are known so well.
         max_seconds: of a wave's repetitions.
+        interpreters: the Python of the paths that do not run in this one.
         waves: paths whose processes live, and take turns, together; the reference is in the first.
         prompt_ids: the prompt of every request, n_prompt tokens.
         eval_ids: the tokens of the quality measurement; empty where there is none.
@@ -54,6 +56,7 @@ class Plan:
 
     model: str
     provenance: str
+    interpreters: Mapping[str, str]
     waves: tuple[tuple[str, ...], ...]
     reference: str
     n_prompt: int
@@ -85,6 +88,7 @@ def make_plan(
     model: str,
     path_names: Sequence[str] | None,
     *,
+    interpreters: Mapping[str, str],
     n_prompt: int,
     n_gen: int,
     repetitions: int,
@@ -129,7 +133,7 @@ def make_plan(
     if device != "cpu":
         raise InputError(f"device {device!r} has no paths in this version; choose cpu")
     for name in path_names or ():
-        paths.resolve(name)
+        runners.resolve(name)
     if path_names is not None:
         _check_names(path_names, reference)
     try:
@@ -139,7 +143,8 @@ def make_plan(
         raise InputError(str(error)) from error
 
     checkpoint = open_checkpoint(model, progress)
-    chosen = _runnable(checkpoint, path_names)
+    installed = {name: inspect(name, python) for name, python in interpreters.items()}
+    chosen = _runnable(checkpoint, path_names, installed)
     if path_names is None:
         _check_names(chosen, reference)
     reference_path = reference or next((p for p in _REFERENCES if p in chosen), chosen[0])
@@ -162,8 +167,11 @@ def make_plan(
         generator = random.Random(seed)
         prompt_ids = tuple(generator.randrange(config.vocab_size) for _ in range(n_prompt))
         eval_ids = ()
-    tensors = required_tensors(checkpoint, chosen)
-    needs = {name: estimate_bytes(checkpoint, name) + _PROCESS_BYTES for name in chosen}
+    tensors = required_tensors(checkpoint, [])
+    needs = {
+        name: runners.resolve(name).prepare(checkpoint, progress) + _PROCESS_BYTES
+        for name in chosen
+    }
     # Of a wave's paths one runs at a time, so one at most needs room to work in.
     workspace = _working_bytes(checkpoint) + (_QUALITY_BYTES if eval_ids else 0)
     ordered = sorted(chosen, key=lambda name: name != reference_path)
@@ -173,6 +181,7 @@ def make_plan(
     return Plan(
         model=model,
         provenance=checkpoint.provenance,
+        interpreters=dict(interpreters),
         waves=waves,
         reference=reference_path,
         n_prompt=n_prompt,
@@ -229,14 +238,20 @@ def _check_names(names: Sequence[str], reference: str | None) -> None:
         raise InputError(f"the reference {reference!r} is not among the paths {', '.join(names)}")
 
 
-def _runnable(checkpoint: Checkpoint, names: Sequence[str] | None) -> tuple[str, ...]:
-    if names is None:
-        return paths.default_paths(checkpoint)
-    for name in names:
-        reason = paths.resolve(name).unsupported(checkpoint)
+def _runnable(
+    checkpoint: Checkpoint,
+    names: Sequence[str] | None,
+    installed: Mapping[str, Mapping[str, str]],
+) -> tuple[str, ...]:
+    chosen = runners.default_paths(checkpoint) if names is None else tuple(names)
+    unused = next((name for name in installed if name not in chosen), None)
+    if unused is not None:
+        raise InputError(f"--in names {unused}, which is not among the paths {', '.join(chosen)}")
+    for name in chosen:
+        reason = runners.resolve(name).unsupported(checkpoint, installed.get(name))
         if reason is not None:
             raise InputError(f"path {name} cannot run here: {reason}")
-    return tuple(names)
+    return chosen
 
 
 def _read_through(checkpoint: Checkpoint, tensors: Sequence[str], progress: Progress) -> None:

@@ -26,6 +26,7 @@ from sllmbench.checkpoints.base import Checkpoint, Progress, silent
 from sllmbench.checkpoints.gguf_blocks import BLOCK_TYPES, read_blocks
 from sllmbench.checkpoints.gguf_convert import IGNORED_TENSORS, TOKENIZER_REASON
 from sllmbench.checkpoints.gguf_header import GgufHeader, GgufTensor, read_header
+from sllmbench.checkpoints.gguf_names import INTERLEAVED, interleaved_rows, name_map, stored_name
 from sllmbench.checkpoints.hf import FolderCheckpoint
 from sllmbench.errors import InputError
 
@@ -38,8 +39,6 @@ _CONVERTER = 1
 """Raised whenever gguf_convert.py writes something else than before."""
 _HEAD_BYTES = 1 << 20
 
-_PERMUTED = {"llama": True, "qwen2": False}
-"""Architectures whose rows are proven to map, and whether attention's q and k are interleaved."""
 _FLOAT_BLOCKS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -56,7 +55,7 @@ class GgufCheckpoint(Checkpoint):
                 cannot read; or the cache cannot be written.
         """
         self.name = name
-        file = self.location = file.absolute()
+        file = self.file = self.location = file.absolute()
         self._header = read_header(file)
         self._floats = _converted(self._header, name, identity or _identity(file), progress)
         self.provenance = _provenance(self._header)
@@ -114,28 +113,21 @@ class GgufCheckpoint(Checkpoint):
 
     @cached_property
     def _names(self) -> Any:
-        from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
-
         architecture = self._header.architecture
-        if architecture not in _PERMUTED:
+        if architecture not in INTERLEAVED:
             raise InputError(_without_kernel(self._header))
-        kind = next(kind for kind, name in MODEL_ARCH_NAMES.items() if name == architecture)
-        return get_tensor_name_map(kind, self._metadata_int("block_count"))
+        return name_map(architecture, self._metadata_int("block_count"))
 
     def _stored(self, name: str) -> GgufTensor:
         """The file's tensor that transformers calls ``name``."""
-        stored = self._names.get_name(name, try_suffixes=(".weight", ".bias"))
+        stored = stored_name(self._names, name)
         if stored not in self._header.tensors:
             raise InputError(f"{self.name} stores nothing under {stored} for {name}")
         return self._header.tensors[stored]
 
     def _row_order(self, stored: GgufTensor) -> NDArray[np.intp] | None:
-        """For each stored row its place in transformers' order, None where they agree.
-
-        transformers rotates the two halves of a head, llama.cpp neighbouring rows: its converter
-        interleaves the halves, row ``half * dim/2 + i`` of a head becoming row ``2 * i + half``.
-        """
-        if not _PERMUTED[self._header.architecture]:
+        """For each stored row its place in transformers' order, None where they agree."""
+        if not INTERLEAVED[self._header.architecture]:
             return None
         if ".attn_q." in stored.name:
             heads = self._metadata_int("attention.head_count")
@@ -143,11 +135,7 @@ class GgufCheckpoint(Checkpoint):
             heads = self._metadata_int("attention.head_count_kv", "attention.head_count")
         else:
             return None
-        n = stored.shape[0]
-        if heads <= 0 or n % (2 * heads):
-            raise InputError(f"{stored.name} has {n} rows, which {heads} heads cannot share")
-        places = np.arange(n, dtype=np.intp).reshape(heads, 2, n // heads // 2)
-        return places.swapaxes(1, 2).reshape(n)
+        return interleaved_rows(stored.name, stored.shape[0], heads)
 
     def _metadata_int(self, *keys: str) -> int:
         for key in keys:
@@ -159,10 +147,10 @@ class GgufCheckpoint(Checkpoint):
 
 def _without_kernel(header: GgufHeader) -> str | None:
     """Why the file's blocks cannot run as they are stored, or None."""
-    if header.architecture not in _PERMUTED:
+    if header.architecture not in INTERLEAVED:
         return (
             f"the gguf path does not know the row order of {header.architecture} models, only of "
-            f"{' and '.join(_PERMUTED)}; the other paths run on its dequantised weights"
+            f"{' and '.join(INTERLEAVED)}; the other paths run on its dequantised weights"
         )
     types = {tensor.block_type for tensor in header.tensors.values()}
     missing = sorted(types - {*_FLOAT_BLOCKS, *BLOCK_TYPES})

@@ -1,5 +1,7 @@
 """GGUF's quantised blocks, read as they are stored into :class:`~sllmbench.formats.QuantTensor`.
 
+And written: each block type's ``unpack`` stands beside its ``pack``.
+
 Blocks of 32 or 256 values along k; what each holds is its ``np.dtype`` below. Nibbles lie 32 values
 to 16 bytes (Q4_0, Q4_1, Q5_0) or 64 to 32 (the K-quants): first all low nibbles, then all high.
 """
@@ -36,11 +38,14 @@ class BlockType:
         format: ours for it.
         block: what a block holds.
         unpack: [rows, blocks] of them → the arrays of a QuantTensor; each reshapes to [rows, ...].
+        pack: codes [rows, blocks, length] and the tensor's other arrays → the block's fields; each
+            reshapes to [rows, blocks, ...].
     """
 
     format: QuantFormat
     block: np.dtype[Any]
     unpack: Callable[[NDArray[Any]], Arrays]
+    pack: Callable[[NDArray[Any], QuantTensor], Arrays]
 
     @property
     def length(self) -> int:
@@ -98,9 +103,36 @@ def _row_blocks(
             yield places[start : start + rows], blocks.reshape(rows, count)
 
 
+def pack_blocks(tensor: QuantTensor) -> NDArray[np.uint8]:
+    """The tensor as a GGUF file stores it, uint8 [n, bytes of a row].
+
+    Raises:
+        InputError: its format is no block type, its k is not in whole blocks, or it has an order.
+    """
+    kind = BLOCK_TYPES.get(tensor.format.name.upper())
+    if kind is None or kind.format != tensor.format or tensor.order is not None:
+        ordered = " in an order of its own" if tensor.order is not None else ""
+        raise InputError(
+            f"GGUF has no blocks of {tensor.format.name}{ordered}; it has {', '.join(BLOCK_TYPES)}"
+        )
+    if tensor.k % kind.length:
+        raise InputError(f"{tensor.format.name} blocks hold {kind.length} values; k is {tensor.k}")
+    blocks = np.empty((tensor.n, tensor.k // kind.length), kind.block)
+    codes = tensor.plain_codes().reshape(*blocks.shape, kind.length)
+    for what, part in kind.pack(codes, tensor).items():
+        blocks[what] = part.reshape(blocks[what].shape)
+    return blocks.view(np.uint8).reshape(tensor.n, -1)
+
+
 def _nibbles(pairs: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """[..., bytes] → [..., 2, bytes]: low nibbles, then high ones."""
     return np.stack([pairs & 0x0F, pairs >> 4], axis=-2)
+
+
+def _pairs(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """What :func:`_nibbles` undoes: the lower four bits of [..., 2, bytes] → [..., bytes]."""
+    pairs: NDArray[np.uint8] = codes[..., 0, :] & 0x0F | codes[..., 1, :] << 4
+    return pairs
 
 
 def _packed(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -112,8 +144,21 @@ def _q4_0(blocks: NDArray[Any]) -> Arrays:
     return {"codes": _packed(_nibbles(blocks["codes"])), "scales": blocks["scale"]}
 
 
+def _pack_q4_0(codes: NDArray[Any], tensor: QuantTensor) -> Arrays:
+    return {"codes": _pairs(codes.reshape(*codes.shape[:2], 2, 16)), "scale": tensor.scales}
+
+
 def _q4_1(blocks: NDArray[Any]) -> Arrays:
     return _q4_0(blocks) | {"offsets": blocks["minimum"]}
+
+
+def _pack_q4_1(codes: NDArray[Any], tensor: QuantTensor) -> Arrays:
+    return _pack_q4_0(codes, tensor) | {"minimum": _offsets(tensor)}
+
+
+def _offsets(tensor: QuantTensor) -> NDArray[Any]:
+    assert tensor.offsets is not None  # the format has minima
+    return tensor.offsets
 
 
 def _q5_0(blocks: NDArray[Any]) -> Arrays:
@@ -122,8 +167,25 @@ def _q5_0(blocks: NDArray[Any]) -> Arrays:
     return {"codes": low | fifth << 4, "scales": blocks["scale"]}
 
 
+def _pack_q5_0(codes: NDArray[Any], tensor: QuantTensor) -> Arrays:
+    high = np.packbits(codes >> 4, axis=-1, bitorder="little")
+    return _pack_q4_0(codes, tensor) | {"high": high}
+
+
+def _q5_1(blocks: NDArray[Any]) -> Arrays:
+    return _q5_0(blocks) | {"offsets": blocks["minimum"]}
+
+
+def _pack_q5_1(codes: NDArray[Any], tensor: QuantTensor) -> Arrays:
+    return _pack_q5_0(codes, tensor) | {"minimum": _offsets(tensor)}
+
+
 def _q8_0(blocks: NDArray[Any]) -> Arrays:
     return {"codes": blocks["codes"], "scales": blocks["scale"]}
+
+
+def _pack_q8_0(codes: NDArray[Any], tensor: QuantTensor) -> Arrays:
+    return {"codes": codes, "scale": tensor.scales}
 
 
 def _six_bit_factors(blocks: NDArray[Any]) -> Arrays:
@@ -144,8 +206,26 @@ def _six_bit_factors(blocks: NDArray[Any]) -> Arrays:
     }
 
 
+def _pack_six_bit_factors(tensor: QuantTensor) -> Arrays:
+    scales = tensor.scales.view(np.uint8).reshape(tensor.n, -1, 8)
+    minima = _offsets(tensor).reshape(tensor.n, -1, 8)
+    first = np.concatenate([scales[..., :4], minima[..., :4]], axis=-1)
+    last = np.concatenate([scales[..., 4:], minima[..., 4:]], axis=-1)
+    nibbles = _pairs(last.reshape(*last.shape[:-1], 2, 4))
+    return {
+        "factors": np.concatenate([first | last >> 4 << 6, nibbles], axis=-1),
+        "super_scale": tensor.super_scales,
+        "super_minimum": tensor.super_minima,
+    }
+
+
 def _q4_k(blocks: NDArray[Any]) -> Arrays:
     return {"codes": _packed(_nibbles(blocks["codes"]))} | _six_bit_factors(blocks)
+
+
+def _pack_q4_k(codes: NDArray[Any], tensor: QuantTensor) -> Arrays:
+    pairs = _pairs(codes.reshape(*codes.shape[:2], 4, 2, 32))
+    return {"codes": pairs} | _pack_six_bit_factors(tensor)
 
 
 def _q5_k(blocks: NDArray[Any]) -> Arrays:
@@ -153,6 +233,12 @@ def _q5_k(blocks: NDArray[Any]) -> Arrays:
     fifth = blocks["high"][..., None, :] >> np.arange(8, dtype=np.uint8)[:, None] & 1
     low = _nibbles(blocks["codes"]).reshape(fifth.shape)
     return {"codes": low | fifth << 4} | _six_bit_factors(blocks)
+
+
+def _pack_q5_k(codes: NDArray[Any], tensor: QuantTensor) -> Arrays:
+    fifth = (codes >> 4).reshape(*codes.shape[:2], 8, 32)
+    high = np.packbits(fifth, axis=-2, bitorder="little")
+    return _pack_q4_k(codes, tensor) | {"high": high}
 
 
 def _q6_k(blocks: NDArray[Any]) -> Arrays:
@@ -168,26 +254,45 @@ def _q6_k(blocks: NDArray[Any]) -> Arrays:
     }
 
 
+def _pack_q6_k(codes: NDArray[Any], tensor: QuantTensor) -> Arrays:
+    upper = (codes >> 4).reshape(*codes.shape[:2], 2, 4, 32)
+    shifts = np.arange(0, 8, 2, dtype=np.uint8)[:, None]
+    return {
+        "codes": _pairs(codes.reshape(*codes.shape[:2], 2, 2, 64)),
+        "high": np.bitwise_or.reduce(upper << shifts, axis=-2),
+        "scales": tensor.scales,
+        "super_scale": tensor.super_scales,
+    }
+
+
 _SUPER_FIELDS = [("super_scale", "<f2"), ("super_minimum", "<f2"), ("factors", "u1", 12)]
-_LAYOUTS: dict[str, tuple[Callable[[NDArray[Any]], Arrays], list[Any]]] = {
-    "q4_0": (_q4_0, [("scale", "<f2"), ("codes", "u1", 16)]),
-    "q4_1": (_q4_1, [("scale", "<f2"), ("minimum", "<f2"), ("codes", "u1", 16)]),
-    "q5_0": (_q5_0, [("scale", "<f2"), ("high", "u1", 4), ("codes", "u1", 16)]),
-    "q8_0": (_q8_0, [("scale", "<f2"), ("codes", "i1", 32)]),
-    "q4_k": (_q4_k, [*_SUPER_FIELDS, ("codes", "u1", (4, 32))]),
-    "q5_k": (_q5_k, [*_SUPER_FIELDS, ("high", "u1", 32), ("codes", "u1", (4, 32))]),
-    "q6_k": (
-        _q6_k,
-        [
-            ("codes", "u1", (2, 64)),
-            ("high", "u1", (2, 32)),
-            ("scales", "i1", 16),
-            ("super_scale", "<f2"),
-        ],
-    ),
+_FIELDS: dict[str, list[Any]] = {
+    "q4_0": [("scale", "<f2"), ("codes", "u1", 16)],
+    "q4_1": [("scale", "<f2"), ("minimum", "<f2"), ("codes", "u1", 16)],
+    "q5_0": [("scale", "<f2"), ("high", "u1", 4), ("codes", "u1", 16)],
+    "q5_1": [("scale", "<f2"), ("minimum", "<f2"), ("high", "u1", 4), ("codes", "u1", 16)],
+    "q8_0": [("scale", "<f2"), ("codes", "i1", 32)],
+    "q4_k": [*_SUPER_FIELDS, ("codes", "u1", (4, 32))],
+    "q5_k": [*_SUPER_FIELDS, ("high", "u1", 32), ("codes", "u1", (4, 32))],
+    "q6_k": [
+        ("codes", "u1", (2, 64)),
+        ("high", "u1", (2, 32)),
+        ("scales", "i1", 16),
+        ("super_scale", "<f2"),
+    ],
+}
+_CODERS: dict[str, tuple[Callable[..., Arrays], Callable[..., Arrays]]] = {
+    "q4_0": (_q4_0, _pack_q4_0),
+    "q4_1": (_q4_1, _pack_q4_1),
+    "q5_0": (_q5_0, _pack_q5_0),
+    "q5_1": (_q5_1, _pack_q5_1),
+    "q8_0": (_q8_0, _pack_q8_0),
+    "q4_k": (_q4_k, _pack_q4_k),
+    "q5_k": (_q5_k, _pack_q5_k),
+    "q6_k": (_q6_k, _pack_q6_k),
 }
 BLOCK_TYPES = {
-    name.upper(): BlockType(parse_format(name), np.dtype(fields), unpack)
-    for name, (unpack, fields) in _LAYOUTS.items()
+    name.upper(): BlockType(parse_format(name), np.dtype(_FIELDS[name]), unpack, pack)
+    for name, (unpack, pack) in _CODERS.items()
 }
 """By GGUF's name, e.g. ``Q4_K``."""

@@ -69,6 +69,23 @@ def names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",")]
 
 
+def pairs(option: str, texts: Sequence[str] | None) -> dict[str, str]:
+    """Read every ``option``, each a name, ``=`` and what belongs to it.
+
+    Raises:
+        InputError: one has no name or nothing behind it, or a name is there twice.
+    """
+    found: dict[str, str] = {}
+    for text in texts or ():
+        name, _, value = text.partition("=")
+        if not name or not value:
+            raise InputError(f"{option} takes NAME=VALUE, not {text!r}")
+        if name in found:
+            raise InputError(f"{option} names {name} twice")
+        found[name] = value
+    return found
+
+
 def numbers(option: str, text: str) -> list[int]:
     """Split at commas into whole numbers.
 

@@ -10,6 +10,7 @@ from sllmbench.measure.memory import PeakRss
 from sllmbench.measure.sensors import load_nvml
 from sllmbench.record import PhaseMemory
 
+
 class MemoryWatch:
     """Memory of phases that follow each other, above what this process held at the start."""
 

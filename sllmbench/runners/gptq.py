@@ -74,19 +74,13 @@ def _start_gptqmodel() -> None:
 def _load_gptqmodel(folder: Path) -> Any:
     from gptqmodel import BACKEND, GPTQModel
 
-    loaded = GPTQModel.load(
-        str(folder), device="cpu", backend=BACKEND.TORCH, dtype=torch.float32
-    )
+    loaded = GPTQModel.load(str(folder), device="cpu", backend=BACKEND.TORCH, dtype=torch.float32)
     return loaded.model
 
 
 _LIBRARIES = {
-    "auto-gptq": _Library(
-        "auto-gptq", ("gptq",), _start_auto_gptq, _load_auto_gptq
-    ),
-    "gptqmodel": _Library(
-        "gptqmodel", ("gptq", "gptq_v2"), _start_gptqmodel, _load_gptqmodel
-    ),
+    "auto-gptq": _Library("auto-gptq", ("gptq",), _start_auto_gptq, _load_auto_gptq),
+    "gptqmodel": _Library("gptqmodel", ("gptq", "gptq_v2"), _start_gptqmodel, _load_gptqmodel),
 }
 NAMES = tuple(_LIBRARIES)
 

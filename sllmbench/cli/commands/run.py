@@ -15,6 +15,7 @@ from sllmbench.cli.arguments import (
     StoreOption,
     fraction,
     names,
+    pairs,
 )
 from sllmbench.cli.display import show, warn_of
 
@@ -36,6 +37,16 @@ def run(
     paths: Annotated[
         str | None,
         typer.Option(help="Names of `sllmbench paths`, with commas.", show_default=DEFAULT_PATHS),
+    ] = None,
+    interpreters: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--in",
+            help="The Python that a path runs in, of an environment with sllmbench in it."
+            " May be given several times.",
+            metavar="PATH=PYTHON",
+            show_default="this one",
+        ),
     ] = None,
     n_prompt: Annotated[int, typer.Option("-p", "--n-prompt", help="Tokens of the prompt.")] = 128,
     n_gen: Annotated[int, typer.Option("-n", "--n-gen", help="Tokens to generate.")] = 32,
@@ -92,6 +103,7 @@ def run(
             result = run_bench(
                 model,
                 names(paths),
+                interpreters=pairs("--in", interpreters),
                 n_prompt=n_prompt,
                 n_gen=n_gen,
                 repetitions=repetitions,
