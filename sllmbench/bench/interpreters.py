@@ -18,8 +18,9 @@ try:
     answer = {"version": metadata.version("sllmbench")}
 except Exception as error:
     answer = {"error": f"{type(error).__name__}: {error}"}
-names = {d.metadata["Name"]: d.version for d in metadata.distributions() if d.metadata["Name"]}
-print(json.dumps({**answer, "installed": {n.lower().replace("_", "-"): v for n, v in names.items()}}))
+found = [(d.metadata["Name"] or "", d.version) for d in metadata.distributions()]
+installed = {name.lower().replace("_", "-"): version for name, version in found}
+print(json.dumps({**answer, "installed": installed}))
 """
 
 

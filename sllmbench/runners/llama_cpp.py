@@ -5,7 +5,6 @@ Tokens are those that every other path reads: llama.cpp's own tokenizer and samp
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import re
 from importlib import metadata
@@ -155,7 +154,10 @@ class LlamaCppRunner(Runner):
             part = ids[start : start + _BATCH]
             tokens = (self._llama.llama_token * len(part))(*part)
             self._decode(self._llama.llama_batch_get_one(tokens, len(part)))
-        return self._floats(self._llama.llama_get_logits_ith(self._context, -1), 1)[0]
+        logits: NDArray[np.float32] = self._floats(
+            self._llama.llama_get_logits_ith(self._context, -1), 1
+        )[0]
+        return logits
 
     def sequence_logits(self, ids: Sequence[int], rows: int) -> Iterator[torch.Tensor]:
         """Decode ``ids`` from an empty cache, a slice at a time, with the logits of every token."""
@@ -242,9 +244,9 @@ class LlamaCppRunner(Runner):
 
     def _floats(self, pointer: Any, rows: int) -> NDArray[np.float32]:
         """llama.cpp's own memory as [rows, vocab], valid until it decodes again."""
-        kind = ctypes.c_float * (rows * self.vocab_size)
-        floats = np.frombuffer(kind.from_address(ctypes.addressof(pointer.contents)), np.float32)
-        return floats.reshape(rows, self.vocab_size)
+        floats: NDArray[np.float32] = np.ctypeslib.as_array(pointer, (rows, self.vocab_size))
+        return floats
+
 
 
 class _Log:
