@@ -8,5 +8,6 @@ namespace sllmbench {
 void bind_kernels(pybind11::module_& module);
 void bind_probes(pybind11::module_& module);
 void bind_energy(pybind11::module_& module);
+void bind_quantize(pybind11::module_& module);
 
 }  // namespace sllmbench

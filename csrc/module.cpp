@@ -5,4 +5,5 @@ PYBIND11_MODULE(_native, module) {
     sllmbench::bind_kernels(module);
     sllmbench::bind_probes(module);
     sllmbench::bind_energy(module);
+    sllmbench::bind_quantize(module);
 }

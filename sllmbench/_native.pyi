@@ -46,6 +46,19 @@ def matmul(
     isa: str | None = None,
     threads: int | None = None,
 ) -> tuple[str, str]: ...
+def search_blocks(
+    values: NDArray[np.float32],
+    importance: NDArray[np.float32],
+    codes: NDArray[np.uint8],
+    scales: NDArray[np.uint16],
+    *,
+    minima: NDArray[np.uint16] | None = None,
+    factors: NDArray[np.int8] | None = None,
+    minimum_factors: NDArray[np.uint8] | None = None,
+    bits: int,
+    group_size: int,
+    factor_max: int = 0,
+) -> None: ...
 def compiled_isas() -> list[str]: ...
 def supported_isas() -> list[str]: ...
 def isa_unsupported_reason(isa: str) -> str | None: ...

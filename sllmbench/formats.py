@@ -38,6 +38,8 @@ SUPER_LENGTH = 256
 """Values of k that share a super scale in a two-level format."""
 FACTOR_MAX = 63
 """The largest factor of a scale or a minimum where a two-level format has minima: 6 bits."""
+_FACTOR_BITS = {(2, "minimum"): 4, (3, "symmetric"): 6, (6, "symmetric"): 8}
+"""Stored bits of a two-level format's factors, by bits and offset; 6 where nothing stands here."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class QuantFormat:
     """
 
     name: str
-    bits: Literal[4, 5, 6, 8]
+    bits: Literal[2, 3, 4, 5, 6, 8]
     group_size: int
     offset: Offset = "symmetric"
     two_level: bool = False
@@ -56,6 +58,7 @@ class QuantFormat:
     def __post_init__(self) -> None:
         """Refuse what no kernel multiplies with."""
         known = self.bits in (4, 5) or (self.bits in (6, 8) and self.offset == "symmetric")
+        known = known or (self.two_level and (self.bits, self.offset) in _FACTOR_BITS)
         if not known or (self.two_level and self.offset == "zero_point"):
             levels = "two-level " if self.two_level else ""
             raise InputError(
@@ -88,9 +91,20 @@ class QuantFormat:
     def scale_bits(self, k: int) -> int:
         """Stored bits of the scales and offsets in a row of ``k``."""
         if self.two_level:
-            factor_bits, super_bits = (8, 16) if self.offset == "symmetric" else (6 + 6, 16 + 16)
-            return self.groups(k) * factor_bits + self.super_groups(k) * super_bits
+            arrays = 1 if self.offset == "symmetric" else 2
+            return arrays * (self.groups(k) * self.factor_bits + self.super_groups(k) * 16)
         return self.groups(k) * (16 + {"symmetric": 0, "zero_point": 8, "minimum": 16}[self.offset])
+
+    @property
+    def factor_bits(self) -> int:
+        """Bits of a two-level format's factors; those of a symmetric one are signed."""
+        return _FACTOR_BITS.get((self.bits, self.offset), 8 if self.offset == "symmetric" else 6)
+
+    @property
+    def factor_max(self) -> int:
+        """The largest factor of a two-level format."""
+        signed = self.offset == "symmetric"
+        return (1 << (self.factor_bits - signed)) - 1
 
     def bits_per_weight(self, k: int) -> float:
         """Stored bits a weight in a row of ``k``: codes, scales and offsets."""
@@ -112,6 +126,8 @@ _NAMED = {
         QuantFormat("q5_0", 5, 32),
         QuantFormat("q5_1", 5, 32, "minimum"),
         QuantFormat("q8_0", 8, 32),
+        QuantFormat("q2_k", 2, 16, "minimum", two_level=True),
+        QuantFormat("q3_k", 3, 16, two_level=True),
         QuantFormat("q4_k", 4, 32, "minimum", two_level=True),
         QuantFormat("q5_k", 5, 32, "minimum", two_level=True),
         QuantFormat("q6_k", 6, 16, two_level=True),
@@ -176,8 +192,8 @@ class QuantTensor:
         format: how it is stored.
         n: rows, the layer's output features.
         k: columns, the layer's input features.
-        codes: 4 bits: uint8 [n, ceil(k/2)] as :func:`pack_nibbles` makes them; 5 and 6 bits: uint8
-            [n, k]; 8 bits: int8 [n, k].
+        codes: 4 bits: uint8 [n, ceil(k/2)] as :func:`pack_nibbles` makes them; 2, 3, 5 and 6 bits:
+            uint8 [n, k]; 8 bits: int8 [n, k].
         scales: float16 [n, groups]; two levels: int8 [n, groups] factors of the super scales.
         offsets: None (symmetric), uint8 [n, groups] zero points or float16 [n, groups] minima; two
             levels: uint8 [n, groups] factors of the super minima.
@@ -203,7 +219,7 @@ class QuantTensor:
         groups, supers = (n, fmt.groups(k)), (n, fmt.super_groups(k))
         width = -(-k // 2) if fmt.bits == 4 else k
         check_array("codes", self.codes, (n, width), np.int8 if fmt.bits == 8 else np.uint8)
-        if fmt.bits in (5, 6) and (self.codes >> fmt.bits).any():
+        if fmt.bits in (2, 3, 5, 6) and (self.codes >> fmt.bits).any():
             raise InputError(f"codes of {fmt.bits} bits must be below {1 << fmt.bits}")
         minimum, one_level = fmt.offset == "minimum", not fmt.two_level
         check_array("scales", self.scales, groups, np.float16 if one_level else np.int8)
@@ -213,14 +229,22 @@ class QuantTensor:
         self._check_optional("super_minima", fmt.two_level and minimum, supers, np.float16)
         for what in ("scales", "offsets", "super_scales", "super_minima"):
             array = getattr(self, what)
-            if array is not None and not np.isfinite(array).all():
+            if array is None:
+                continue
+            if not np.isfinite(array).all():
                 raise InputError(f"{what} hold NaN or infinite values")
-            if fmt.two_level and minimum and what in ("scales", "offsets") and (array >> 6).any():
-                raise InputError(f"{what} of {fmt.name} must be 0 to {FACTOR_MAX}")
+            if fmt.two_level and what in ("scales", "offsets"):
+                self._check_factors(what, array)
         if self.order is not None:
             check_array("order", self.order, (k,), np.int32)
             if not np.array_equal(np.sort(self.order), np.arange(k)):
                 raise InputError(f"order must hold each of 0 to {k - 1} once")
+
+    def _check_factors(self, what: str, array: NDArray[Any]) -> None:
+        most = self.format.factor_max
+        least = -most - 1 if self.format.offset == "symmetric" else 0
+        if array.size and not least <= int(array.min()) <= int(array.max()) <= most:
+            raise InputError(f"{what} of {self.format.name} must be {least} to {most}")
 
     def _check_optional(self, what: str, needed: bool, shape: tuple[int, int], dtype: Any) -> None:
         array = getattr(self, what)
@@ -239,13 +263,17 @@ class QuantTensor:
     @cached_property
     def native(self) -> _native.PackedWeights:
         """The same weights in the layout that our kernels stream; made on first use and kept."""
+        codes, bits = self.codes, self.format.bits
+        if bits < 4:  # the kernels' nibbles, whose zero is 8 where they are symmetric
+            codes = codes + np.uint8(8 - self.format.zero if self.format.zero else 0)
+            codes, bits = pack_nibbles(codes), 4
         return _native.PackedWeights(
-            self.codes,
+            codes,
             self.scales,
             self.offsets,
             n=self.n,
             k=self.k,
-            bits=self.format.bits,
+            bits=bits,
             group_size=self.format.group_length(self.k),
             offset=self.format.offset,
             super_scales=self.super_scales,

@@ -1,4 +1,4 @@
-// fp16 to fp32 in plain C++, for the code that cannot count on F16C.
+// fp16 to fp32 and back in plain C++, for the code that cannot count on F16C.
 #pragma once
 
 #include <cstdint>
@@ -29,6 +29,31 @@ static inline float half_to_float(std::uint16_t half) {
     bits |= sign;
     std::memcpy(&value, &bits, sizeof value);
     return value;
+}
+
+// To nearest, ties to even; beyond float16 to infinity.
+static inline std::uint16_t float_to_half(float value) {
+    std::uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    const std::uint32_t sign = bits >> 16 & 0x8000u;
+    bits &= 0x7FFFFFFFu;
+    std::uint32_t half;
+    if (bits > 0x7F800000u) {  // NaN
+        half = 0x7E00u;
+    } else if (bits >= 0x477FF000u) {  // rounds to 65536 or more
+        half = 0x7C00u;
+    } else if (bits < 0x38800000u) {
+        // Below the least normal: adding 1/2 leaves float16's last place, 2^-24, as the float's.
+        float magnitude;
+        std::memcpy(&magnitude, &bits, sizeof magnitude);
+        magnitude += 0.5f;
+        std::memcpy(&half, &magnitude, sizeof half);
+        half -= 0x3F000000u;
+    } else {
+        // The exponent is 112 too large; half a place less one, and one where the place is odd.
+        half = (bits - 0x38000000u + 0x0FFFu + (bits >> 13 & 1)) >> 13;
+    }
+    return static_cast<std::uint16_t>(sign | half);
 }
 
 }  // namespace sllmbench

@@ -87,7 +87,7 @@ def open_checkpoint(model: str, progress: Progress = silent) -> Checkpoint:
     if model.endswith(".gguf") or model.startswith(("/", "./", "../", "~")):
         raise InputError(f"{model} does not exist")
     if _HUB_ID.fullmatch(model):
-        from sllmbench.checkpoints.hf import open_hub
+        from sllmbench.checkpoints.folders import open_hub
 
         return open_hub(model, progress)
     raise InputError(_unknown(model))
@@ -95,9 +95,9 @@ def open_checkpoint(model: str, progress: Progress = silent) -> Checkpoint:
 
 def _open_path(path: Path, model: str, progress: Progress) -> Checkpoint:
     if path.is_dir():
-        from sllmbench.checkpoints.hf import FolderCheckpoint
+        from sllmbench.checkpoints.folders import open_folder
 
-        return FolderCheckpoint(path, model)
+        return open_folder(path, model)
     if path.suffix == ".gguf":
         from sllmbench.checkpoints.gguf import GgufCheckpoint
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from sllmbench.formats import QuantTensor
+    from sllmbench.formats import QuantFormat, QuantTensor
 
 Progress = Callable[[str, float | None], None]
 """Called with what is being done and the fraction done (None where unknown)."""
@@ -35,7 +35,9 @@ class Checkpoint(ABC):
     """What the weights are, said in every record: e.g. ``dequantised Q4_1``."""
     quality_unavailable: str | None
     """Why no quality can be measured (random weights), or None where it can."""
-    quantized_unavailable: str | None = "the model is not a GGUF file, so it holds no stored blocks"
+    stored_as: str | None = None
+    """What holds quantised tensors: ``gguf``, ``gptq``, ``awq`` or ``compressed-tensors``."""
+    quantized_unavailable: str | None = "the model holds floats, no quantised tensors"
     """Why :meth:`quantized` cannot serve this checkpoint, or None where it can."""
 
     @abstractmethod
@@ -68,9 +70,21 @@ class Checkpoint(ABC):
         """The tensor's stored blocks as they are, or None where it is stored as floats.
 
         Raises:
-            InputError: its block type has no kernel here.
+            InputError: its block type has no kernel here, or it is corrupt.
         """
         return None
+
+    def stored_format(self, name: str) -> QuantFormat | None:
+        """The format of what :meth:`quantized` would read where it is cheap to know, else None."""
+        return None
+
+    def float_type(self, name: str) -> str:
+        """The float type in which a tensor is stored, or in which its floats are had."""
+        return "float32"
+
+    def companions(self) -> list[Path]:
+        """Files beside the weights that a copy needs: tokenizer, chat template, generation."""
+        return []
 
     def _checked_shape(self, name: str, start: int, stop: int) -> tuple[int, ...]:
         """The shape of a tensor that has rows ``start`` to ``stop``."""

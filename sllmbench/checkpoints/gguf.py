@@ -45,6 +45,8 @@ _FLOAT_BLOCKS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 class GgufCheckpoint(Checkpoint):
     """A GGUF file; opening it converts it where the cache lacks the conversion."""
 
+    stored_as = "gguf"
+
     def __init__(
         self, file: Path, name: str, identity: str | None = None, progress: Progress = silent
     ) -> None:
@@ -75,6 +77,10 @@ class GgufCheckpoint(Checkpoint):
         if self.quality_unavailable is not None:
             raise InputError(self.quality_unavailable)
         return self._floats.tokenizer()
+
+    def companions(self) -> list[Path]:
+        """The tokenizer's files, as they were converted."""
+        return self._floats.companions()
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor's name and shape; a tied lm_head is not listed apart from the embedding."""

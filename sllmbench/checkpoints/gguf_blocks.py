@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _CHUNK_BYTES = 4 << 20
 """Stored bytes at a time; unpacking them takes a few times as much."""
+_PAIR_SHIFTS = np.arange(0, 8, 2, dtype=np.uint8)[:, None]
+"""The four pairs of bits in a byte."""
 
 
 @dataclass(frozen=True)
@@ -219,6 +221,61 @@ def _pack_six_bit_factors(tensor: QuantTensor) -> Arrays:
     }
 
 
+def _q2_k(blocks: NDArray[Any]) -> Arrays:
+    # A half of the block has 32 bytes: pair of bits p of byte i belongs to value 32 p + i of it.
+    return {
+        "codes": blocks["codes"][..., None, :] >> _PAIR_SHIFTS & 3,
+        "scales": (blocks["factors"] & 0x0F).view(np.int8),
+        "offsets": blocks["factors"] >> 4,
+        "super_scales": blocks["super_scale"],
+        "super_minima": blocks["super_minimum"],
+    }
+
+
+def _pack_q2_k(codes: NDArray[Any], tensor: QuantTensor) -> Arrays:
+    return {
+        "codes": _pair_bytes(codes),
+        "factors": tensor.scales.view(np.uint8) | _offsets(tensor) << 4,
+        "super_scale": tensor.super_scales,
+        "super_minimum": tensor.super_minima,
+    }
+
+
+def _pair_bytes(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The lower two bits of [rows, blocks, 256] codes, as Q2_K and Q3_K keep them: 64 bytes."""
+    pairs = (codes & 3).reshape(*codes.shape[:2], 2, 4, 32)
+    together: NDArray[np.uint8] = np.bitwise_or.reduce(pairs << _PAIR_SHIFTS, axis=-2)
+    return together
+
+
+def _q3_k(blocks: NDArray[Any]) -> Arrays:
+    # Bit b of byte i of the upper bits belongs to value 32 b + i of the block.
+    upper = blocks["high"][..., None, :] >> np.arange(8, dtype=np.uint8)[:, None] & 1
+    low = (blocks["codes"][..., None, :] >> _PAIR_SHIFTS & 3).reshape(upper.shape)
+    # 16 factors of 6 bits, 32 too large: 8 bytes of low nibbles, then of high ones; in the last 4
+    # pair of bits p of byte i belongs to factor 4 p + i.
+    nibbles = _nibbles(blocks["factors"][..., :8]).reshape(*blocks.shape, 4, 4)
+    pairs = blocks["factors"][..., None, 8:] >> _PAIR_SHIFTS & 3
+    return {
+        "codes": low | upper << 2,
+        "scales": ((nibbles | pairs << 4) - np.uint8(32)).view(np.int8),
+        "super_scales": blocks["super_scale"],
+    }
+
+
+def _pack_q3_k(codes: NDArray[Any], tensor: QuantTensor) -> Arrays:
+    upper = (codes >> 2).reshape(*codes.shape[:2], 8, 32)
+    factors = (tensor.scales.view(np.uint8) + np.uint8(32)).reshape(*codes.shape[:2], 4, 4)
+    nibbles = _pairs(factors.reshape(*codes.shape[:2], 2, 8))
+    pairs = np.bitwise_or.reduce(factors >> 4 << _PAIR_SHIFTS, axis=-2)
+    return {
+        "codes": _pair_bytes(codes),
+        "high": np.packbits(upper, axis=-2, bitorder="little"),
+        "factors": np.concatenate([nibbles, pairs], axis=-1),
+        "super_scale": tensor.super_scales,
+    }
+
+
 def _q4_k(blocks: NDArray[Any]) -> Arrays:
     return {"codes": _packed(_nibbles(blocks["codes"]))} | _six_bit_factors(blocks)
 
@@ -244,8 +301,7 @@ def _pack_q5_k(codes: NDArray[Any], tensor: QuantTensor) -> Arrays:
 def _q6_k(blocks: NDArray[Any]) -> Arrays:
     # A half of the block has 64 bytes of nibbles and 32 of upper pairs of bits: pair p of byte i
     # belongs to value 32 p + i of the half.
-    pairs = np.arange(0, 8, 2, dtype=np.uint8)[:, None]
-    upper = blocks["high"][..., None, :] >> pairs & 3
+    upper = blocks["high"][..., None, :] >> _PAIR_SHIFTS & 3
     low = _nibbles(blocks["codes"]).reshape(upper.shape)
     return {
         "codes": low | upper << 4,
@@ -256,10 +312,9 @@ def _q6_k(blocks: NDArray[Any]) -> Arrays:
 
 def _pack_q6_k(codes: NDArray[Any], tensor: QuantTensor) -> Arrays:
     upper = (codes >> 4).reshape(*codes.shape[:2], 2, 4, 32)
-    shifts = np.arange(0, 8, 2, dtype=np.uint8)[:, None]
     return {
         "codes": _pairs(codes.reshape(*codes.shape[:2], 2, 2, 64)),
-        "high": np.bitwise_or.reduce(upper << shifts, axis=-2),
+        "high": np.bitwise_or.reduce(upper << _PAIR_SHIFTS, axis=-2),
         "scales": tensor.scales,
         "super_scale": tensor.super_scales,
     }
@@ -272,6 +327,18 @@ _FIELDS: dict[str, list[Any]] = {
     "q5_0": [("scale", "<f2"), ("high", "u1", 4), ("codes", "u1", 16)],
     "q5_1": [("scale", "<f2"), ("minimum", "<f2"), ("high", "u1", 4), ("codes", "u1", 16)],
     "q8_0": [("scale", "<f2"), ("codes", "i1", 32)],
+    "q2_k": [
+        ("factors", "u1", 16),
+        ("codes", "u1", (2, 32)),
+        ("super_scale", "<f2"),
+        ("super_minimum", "<f2"),
+    ],
+    "q3_k": [
+        ("high", "u1", 32),
+        ("codes", "u1", (2, 32)),
+        ("factors", "u1", 12),
+        ("super_scale", "<f2"),
+    ],
     "q4_k": [*_SUPER_FIELDS, ("codes", "u1", (4, 32))],
     "q5_k": [*_SUPER_FIELDS, ("high", "u1", 32), ("codes", "u1", (4, 32))],
     "q6_k": [
@@ -287,6 +354,8 @@ _CODERS: dict[str, tuple[Callable[..., Arrays], Callable[..., Arrays]]] = {
     "q5_0": (_q5_0, _pack_q5_0),
     "q5_1": (_q5_1, _pack_q5_1),
     "q8_0": (_q8_0, _pack_q8_0),
+    "q2_k": (_q2_k, _pack_q2_k),
+    "q3_k": (_q3_k, _pack_q3_k),
     "q4_k": (_q4_k, _pack_q4_k),
     "q5_k": (_q5_k, _pack_q5_k),
     "q6_k": (_q6_k, _pack_q6_k),

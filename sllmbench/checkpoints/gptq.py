@@ -15,18 +15,15 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from sllmbench.checkpoints.affine import affine_parts, affine_tensor, check_bits, integers
 from sllmbench.checkpoints.words import check_scales, codes_of, word_count, words_of
 from sllmbench.errors import InputError
-from sllmbench.formats import (
-    ROW,
-    QuantTensor,
-    check_array,
-    integer_format,
-    pack_nibbles,
-)
+from sllmbench.formats import ROW, check_array
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from sllmbench.formats import QuantTensor
 
 CheckpointFormat = Literal["gptq", "gptq_v2"]
 _STORED_BELOW: dict[str, int] = {"gptq": 1, "gptq_v2": 0}
@@ -50,20 +47,25 @@ class GptqTensors(NamedTuple):
 
 
 def from_gptq(
-    stored: GptqTensors, bits: int = 4, checkpoint_format: CheckpointFormat = "gptq"
+    stored: GptqTensors,
+    bits: int = 4,
+    checkpoint_format: CheckpointFormat = "gptq",
+    symmetric: bool | None = None,
 ) -> QuantTensor:
     """Read a layer's tensors: ``int4-gG``, ``int4-gG-asym``, ``int8-gG`` or a row at a time.
 
     Args:
         stored: the tensors.
-        bits: 4 or 8, which the checkpoint's configuration says.
-        checkpoint_format: the same; ``gptq`` (v1) stores zero points minus one.
+        bits: 2, 3, 4 or 8, which the checkpoint's configuration says.
+        checkpoint_format: the same; ``gptq`` (v1) stores zero points minus one, modulo 2^bits as
+            auto-gptq's own kernels add it again.
+        symmetric: what the configuration says; None takes what the zero points say.
 
     Raises:
-        InputError: shapes, types or groups that do not fit, or 8 bits with zero points other than
-            128, which our kernels have not.
+        InputError: shapes, types or groups that do not fit, or zero points that are not symmetric
+            where they must be.
     """
-    width = _checked_bits(bits)
+    check_bits(bits)
     below = _stored_below(checkpoint_format)
     groups, n = check_scales(stored.scales)
     if stored.g_idx.ndim != 1 or stored.g_idx.size == 0:
@@ -72,28 +74,20 @@ def from_gptq(
     check_array("g_idx", stored.g_idx, (k,), np.int32)
     check_array("qweight", stored.qweight, (word_count("k", k, bits), n), np.int32)
     check_array("qzeros", stored.qzeros, (groups, word_count("n", n, bits)), np.int32)
-    group_size, order = _runs(stored.g_idx, groups)
+    group_size, order = runs(stored.g_idx, groups)
     codes = codes_of(stored.qweight.T, bits)
     if order is not None:
-        codes = np.ascontiguousarray(codes[:, order])
-    # 15 stored by v1 is 16: a step beyond the codes, but a zero point like any other.
-    zeros = np.ascontiguousarray(codes_of(stored.qzeros, bits).astype(np.uint16).T + below)
-    scales = np.ascontiguousarray(stored.scales.T)
-    symmetric = bool((zeros == 1 << (bits - 1)).all())
-    if bits == 8 and not symmetric:
+        codes = codes[:, order]
+    zeros = np.ascontiguousarray(codes_of(stored.qzeros, bits).T + np.uint8(below))
+    zeros &= np.uint8((1 << bits) - 1)
+    centred = bool((zeros == 1 << (bits - 1)).all())
+    if symmetric and not centred:
         raise InputError(
-            "8-bit zero points must all be 128 (symmetric): our int8 kernels have no others; "
-            "quantise with sym=True"
+            f"qzeros hold other zero points than {1 << (bits - 1)}, "
+            "but the checkpoint calls itself symmetric"
         )
-    return QuantTensor(
-        integer_format(width, group_size, not symmetric),
-        n,
-        k,
-        pack_nibbles(codes) if bits == 4 else (codes ^ 0x80).view(np.int8),
-        scales,
-        None if symmetric else zeros.astype(np.uint8),
-        order=order,
-    )
+    layout = integers(bits, group_size, not (centred if symmetric is None else symmetric))
+    return affine_tensor(layout, codes, np.ascontiguousarray(stored.scales.T), zeros, order)
 
 
 def to_gptq(weight: QuantTensor, checkpoint_format: CheckpointFormat = "gptq") -> GptqTensors:
@@ -101,39 +95,24 @@ def to_gptq(weight: QuantTensor, checkpoint_format: CheckpointFormat = "gptq") -
 
     Raises:
         InputError: a format that GPTQ has not, a shape that leaves words partly empty, or zero
-            points that ``checkpoint_format`` cannot store.
+            points that do not fit into the bits.
     """
     below = _stored_below(checkpoint_format)
     fmt, n, k = weight.format, weight.n, weight.k
-    if fmt.bits not in (4, 8) or fmt.offset == "minimum":
-        raise InputError(f"GPTQ has no {fmt.name}: 4 or 8 bits, symmetric or with zero points")
+    codes, offsets = affine_parts("GPTQ", weight)
     word_count("k", k, fmt.bits)
     word_count("n", n, fmt.bits)
-    codes = weight.plain_codes().view(np.uint8) ^ np.uint8(0x80 if fmt.bits == 8 else 0)
     g_idx = (np.arange(k) // fmt.group_length(k)).astype(np.int32)
     if weight.order is not None:
         inverse = np.argsort(weight.order)
         codes, g_idx = codes[:, inverse], g_idx[inverse]
-    offsets = weight.offsets
-    if offsets is None:
-        offsets = np.full(weight.scales.shape, 1 << (fmt.bits - 1), np.uint8)
-    if (offsets < below).any() or (offsets >= below + (1 << fmt.bits)).any():
-        last = below + (1 << fmt.bits) - 1
-        raise InputError(f"{checkpoint_format} stores zero points of {below} to {last} only")
+    stored_zeros = (offsets - np.uint8(below)) & np.uint8((1 << fmt.bits) - 1)
     return GptqTensors(
         np.ascontiguousarray(words_of(codes, fmt.bits).T),
-        words_of((offsets - below).astype(np.uint8).T, fmt.bits),
+        words_of(stored_zeros.T, fmt.bits),
         np.ascontiguousarray(weight.scales.T),
         g_idx,
     )
-
-
-def _checked_bits(bits: int) -> Literal[4, 8]:
-    if bits == 4:
-        return 4
-    if bits == 8:
-        return 8
-    raise InputError(f"GPTQ tensors of {bits} bits have no kernel here: 4 and 8 bits have")
 
 
 def _stored_below(checkpoint_format: str) -> int:
@@ -144,8 +123,12 @@ def _stored_below(checkpoint_format: str) -> int:
     return _STORED_BELOW[checkpoint_format]
 
 
-def _runs(g_idx: NDArray[np.int32], groups: int) -> tuple[int, NDArray[np.int32] | None]:
-    """The group size, and the order that makes each group a run; None where they are runs."""
+def runs(g_idx: NDArray[np.int32], groups: int) -> tuple[int, NDArray[np.int32] | None]:
+    """The group size, and the order that makes each group a run; None where they are runs.
+
+    Raises:
+        InputError: groups that are not there, or of different lengths.
+    """
     if g_idx.min() < 0 or g_idx.max() >= groups:
         raise InputError(
             f"g_idx must lie in 0 to {groups - 1}, the groups of scales, "

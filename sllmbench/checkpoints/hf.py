@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections import Counter
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sllmbench.checkpoints.base import Checkpoint, Progress, silent
+from sllmbench.checkpoints.base import Checkpoint
+from sllmbench.checkpoints.json_file import read_object
 from sllmbench.checkpoints.safetensors_file import (
     FLOAT_TYPES,
     StoredTensor,
@@ -18,6 +18,8 @@ from sllmbench.checkpoints.safetensors_file import (
 from sllmbench.errors import InputError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -25,6 +27,22 @@ _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+_COMPANIONS = (
+    *_TOKENIZERS,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+)
+_WIDTHS = ("hidden_size", "intermediate_size", "head_dim", "num_attention_heads", "vocab_size")
+_PACKED = 16
+"""Codes in a word of the narrowest that are read: a packed tensor is that much shorter."""
+_SMALL = 256
+"""What no size is refused below."""
+_SHARD = re.compile(r"[\w.-]+\.safetensors")
 
 
 class FolderCheckpoint(Checkpoint):
@@ -34,12 +52,13 @@ class FolderCheckpoint(Checkpoint):
         """Open ``folder``; ``origin`` is added to what its provenance says.
 
         Raises:
-            InputError: it holds no safetensors, lacks a shard, is corrupt, or is quantised already.
+            InputError: it holds no safetensors, lacks a shard, or is corrupt.
         """
         self.name = name
         self._folder = self.location = folder
-        self._check_config()
+        self._settings = read_settings(folder)
         self._stored = _stored_tensors(folder)
+        self._check_sizes()
         self.provenance = f"{_main_type(self._stored)} safetensors{origin}"
         self.quality_unavailable = (
             None
@@ -111,53 +130,44 @@ class FolderCheckpoint(Checkpoint):
         self._checked_shape(name, start, stop)
         return read_rows(name, self._stored[name], start, stop)
 
-    def _check_config(self) -> None:
-        """Refuse what is not a float checkpoint before anything heavy is imported."""
-        file = self._folder / "config.json"
-        try:
-            config = json.loads(file.read_text("utf-8"))
-            quantised = config.get("quantization_config")
-            method = quantised.get("quant_method", "some method") if quantised else None
-        except FileNotFoundError as error:
-            raise InputError(f"{self._folder} holds no config.json: it is no checkpoint") from error
-        except (OSError, ValueError, AttributeError) as error:
-            raise InputError(f"cannot read {file}: {error}") from error
-        if method is not None:
-            raise InputError(
-                f"{self.name} is quantised already ({method}); give the float checkpoint it was "
-                "made from, or a .gguf file"
-            )
+    def float_type(self, name: str) -> str:
+        """The type in which a tensor is stored, as torch calls it."""
+        stored = self._stored[name].stored_type
+        return FLOAT_TYPES.get(stored, stored)
+
+    def companions(self) -> list[Path]:
+        """The tokenizer's files, the chat template and generation's defaults."""
+        return [file for name in _COMPANIONS if (file := self._folder / name).is_file()]
+
+    def _check_sizes(self) -> None:
+        """Refuse a configuration of sizes that the tensors have not: transformers allocates them.
+
+        Raises:
+            InputError: a size beyond every tensor's.
+        """
+        longest = max((max(t.shape, default=1) for t in self._stored.values()), default=0)
+        bounds = dict.fromkeys(_WIDTHS, longest * _PACKED) | {
+            "num_hidden_layers": len(self._stored)
+        }
+        for key, bound in bounds.items():
+            size = self._settings.get(key)
+            if isinstance(size, int | float) and size > max(bound, _SMALL):
+                raise InputError(
+                    f"{self._folder / 'config.json'} says {key} = {size}, "
+                    "which no tensor of the checkpoint bears out"
+                )
 
 
-def open_hub(repository: str, progress: Progress = silent) -> FolderCheckpoint:
-    """Open the Hugging Face repository ``organisation/name``, downloading what the cache lacks.
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What ``config.json`` says, before anything heavy is imported.
 
     Raises:
-        InputError: the hub cannot be reached or refuses, or the repository holds no safetensors.
+        InputError: there is none, or it is no JSON object.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    progress(f"fetching {repository} from the Hugging Face hub", None)
-    try:
-        folder = Path(
-            snapshot_download(
-                repository,
-                allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"],
-                ignore_patterns=["*/*", "consolidated*"],
-            )
-        )
-    except LocalEntryNotFoundError as error:
-        raise InputError(
-            f"cannot get {repository}: the Hugging Face hub cannot be reached and its cache here "
-            "lacks it; check the network, or give a local folder"
-        ) from error
-    except Exception as error:  # the client's error types have changed between its releases
-        raise InputError(
-            f"cannot get {repository} from the Hugging Face hub: {one_line(error)}; check the "
-            "name, log in if the repository is gated, or give a local folder"
-        ) from error
-    return FolderCheckpoint(folder, repository, f", revision {folder.name[:12]}")
+    file = folder / "config.json"
+    if not file.exists():
+        raise InputError(f"{folder} holds no config.json: it is no checkpoint")
+    return read_object(file)
 
 
 def one_line(error: BaseException) -> str:
@@ -183,19 +193,25 @@ def _stored_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 def _sharded(folder: Path) -> dict[str, StoredTensor]:
     """The tensors of all shards, checked against the index."""
-    try:
-        shard_of = json.loads((folder / _INDEX).read_text("utf-8"))["weight_map"]
-        files = {name: folder / Path(file).name for name, file in shard_of.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"cannot read {folder / _INDEX}: {error!r}") from error
+    shard_of = read_object(folder / _INDEX).get("weight_map")
+    if not isinstance(shard_of, dict) or not all(
+        isinstance(file, str) and _SHARD.fullmatch(file) for file in shard_of.values()
+    ):
+        raise InputError(
+            f"cannot read {folder / _INDEX}: its weight_map names no safetensors files"
+        )
     stored: dict[str, StoredTensor] = {}
-    for file in sorted(set(files.values())):
+    for file in sorted({folder / name for name in shard_of.values()}):
         if not file.exists():
             raise InputError(f"{folder} lacks {file.name}, which {_INDEX} names; download it again")
-        stored |= read_header(file)
-    for name, file in files.items():
-        if name not in stored or stored[name].file != file:
-            raise InputError(f"{file} lacks {name}, which {_INDEX} places there")
+        tensors = read_header(file)
+        for name in tensors:
+            if shard_of.get(name) != file.name:
+                raise InputError(f"{file} holds {name}, which {_INDEX} does not place there")
+        stored |= tensors
+    for name, shard in shard_of.items():
+        if name not in stored:
+            raise InputError(f"{folder / shard} lacks {name}, which {_INDEX} places there")
     return stored
 
 

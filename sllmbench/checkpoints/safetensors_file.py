@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 FLOAT_TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """The types that can be read, by safetensors' name."""
 _STORED: dict[str, type[np.generic]] = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+_INTEGERS: dict[str, type[np.generic]] = {"I32": np.int32, "I64": np.int64}
 _CHUNK_BYTES = 16 << 20
 
 
@@ -47,8 +48,10 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
             pass
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
-            header: dict[str, Any] = json.loads(stream.read(length))
-    except (SafetensorError, OSError, ValueError) as error:
+            header: dict[str, Any] = json.loads(
+                stream.read(length), object_pairs_hook=_without_twins
+            )
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"{file} is not a whole safetensors file ({error}); copy or download it again"
         ) from error
@@ -59,6 +62,34 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
         )
         for name, entry in header.items()
     }
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
+        raise ValueError("its header gives a name twice")
+    return entries
+
+
+def read_array(name: str, tensor: StoredTensor) -> NDArray[Any]:
+    """A whole tensor: integers as they are stored, float16 too, other floats as float32.
+
+    Raises:
+        InputError: another type, NaN or infinite values, or the file has become shorter.
+    """
+    if tensor.stored_type not in _INTEGERS:
+        values = read_rows(name, tensor, 0, tensor.shape[0]) if tensor.shape else None
+        if values is None:
+            raise InputError(f"{name} in {tensor.file} has no dimensions")
+        return values.astype(np.float16) if tensor.stored_type == "F16" else values
+    stored = np.empty(tensor.shape, _INTEGERS[tensor.stored_type])
+    try:
+        with tensor.file.open("rb", buffering=0) as stream:
+            stream.seek(tensor.offset)
+            _read_into(stored, stream, tensor)
+    except OSError as error:
+        raise InputError(f"cannot read {tensor.file}: {error.strerror}") from error
+    return stored
 
 
 def read_rows(name: str, tensor: StoredTensor, start: int, stop: int) -> NDArray[np.float32]:
@@ -97,15 +128,20 @@ def _fill(
 ) -> None:
     """Read the next values of ``stream`` into ``chunk``."""
     raw = chunk if stored == np.float32 else np.empty(chunk.size, stored)
-    unread = raw.data.cast("B")
-    while unread:
-        count = stream.readinto(unread)
-        if not count:
-            raise InputError(f"{tensor.file} has become shorter since it was opened")
-        unread = unread[count:]
+    _read_into(raw, stream, tensor)
     if tensor.stored_type == "BF16":  # the upper half of a float32
         bits = chunk.view(np.uint32)
         bits[:] = raw
         bits <<= 16
     elif raw is not chunk:
         chunk[:] = raw
+
+
+def _read_into(values: NDArray[Any], stream: Any, tensor: StoredTensor) -> None:
+    """Fill ``values`` with the next bytes of ``stream``."""
+    unread = values.reshape(-1).view(np.uint8).data
+    while unread:
+        count = stream.readinto(unread)
+        if not count:
+            raise InputError(f"{tensor.file} has become shorter since it was opened")
+        unread = unread[count:]

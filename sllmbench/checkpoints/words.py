@@ -1,7 +1,8 @@
-"""The int32 words in which GPTQ's and AWQ's tensors hold their codes, the lowest bits first."""
+"""The int32 words in which checkpoints hold their codes: a stream of bits, the lowest first."""
 
 from __future__ import annotations
 
+from math import gcd
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,15 +15,40 @@ if TYPE_CHECKING:
 
 
 def codes_of(words: NDArray[np.int32], bits: int) -> NDArray[np.uint8]:
-    """int32 [rows, count] → uint8 [rows, count * 32 / bits] codes of 4 or 8 bits."""
+    """int32 [rows, count] → uint8 [rows, count * 32 / bits] codes, which may straddle words."""
     octets = np.ascontiguousarray(words, "<i4").view(np.uint8)
-    return octets if bits == 8 else unpack_nibbles(octets, 2 * octets.shape[1])
+    if bits == 8:
+        return octets
+    if bits == 4:
+        return unpack_nibbles(octets, 2 * octets.shape[1])
+    each = np.unpackbits(octets, axis=1, bitorder="little")
+    codes = each[:, : each.shape[1] // bits * bits].reshape(len(octets), -1, bits)
+    return np.packbits(codes, axis=2, bitorder="little")[..., 0]
 
 
 def words_of(codes: NDArray[np.uint8], bits: int) -> NDArray[np.int32]:
-    """uint8 [rows, count * 32 / bits] codes of 4 or 8 bits → int32 [rows, count]."""
-    octets = codes if bits == 8 else pack_nibbles(codes)
+    """uint8 [rows, count * 32 / bits] codes → int32 [rows, count]; the inverse of codes_of."""
+    if bits == 8:
+        octets = codes
+    elif bits == 4:
+        octets = pack_nibbles(codes)
+    else:
+        each = np.unpackbits(codes[..., None], axis=2, count=bits, bitorder="little")
+        octets = np.packbits(each.reshape(len(codes), -1), axis=1, bitorder="little")
     return np.ascontiguousarray(octets).view("<i4").astype(np.int32)
+
+
+def exact_half(what: str, scales: NDArray[Any]) -> NDArray[np.float16]:
+    """Scales as float16, which our formats hold.
+
+    Raises:
+        InputError: one of them is no float16 number.
+    """
+    with np.errstate(over="ignore"):  # what overflows differs from its origin below
+        halves = scales.astype(np.float16)
+    if not np.array_equal(halves.astype(scales.dtype), scales):
+        raise InputError(f"{what} hold {scales.dtype.name} values that float16 cannot hold exactly")
+    return halves
 
 
 def check_scales(scales: NDArray[Any]) -> tuple[int, int]:
@@ -45,5 +71,5 @@ def word_count(what: str, count: int, bits: int) -> int:
         InputError: they leave one partly empty.
     """
     if count * bits % 32:
-        raise InputError(f"{what} must be a multiple of {32 // bits}, not {count}")
+        raise InputError(f"{what} must be a multiple of {32 // gcd(32, bits)}, not {count}")
     return count * bits // 32

@@ -247,7 +247,7 @@ def _stored(
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """[n, k] weights as their bytes, and as what those stand for."""
     if block_type not in FLOAT_TYPES:
-        tensor = quantize_blocks(rows, block_type, importance)
+        tensor = quantize_blocks(rows, block_type.lower(), importance)
         return pack_blocks(tensor), tensor.dequantize()
     data = float_bytes(rows, block_type)
     if block_type == "F32":

@@ -8,7 +8,6 @@ import numpy as np
 
 from sllmbench.errors import InputError
 from sllmbench.formats import (
-    FACTOR_MAX,
     SUPER_LENGTH,
     QuantFormat,
     QuantTensor,
@@ -161,13 +160,13 @@ def _two_level(values: NDArray[np.float32], layout: QuantFormat) -> dict[str, ND
     if layout.offset == "symmetric":
         highest = top >> 1
         largest = np.abs(values).max(axis=-1)
-        scales, factors, supers = _factors(largest / np.float32(highest), layout, 127)
+        scales, factors, supers = _factors(largest / np.float32(highest), layout)
         codes = _steps(values, scales, -highest, highest) + layout.zero
         return {"codes": codes, "scales": factors.astype(np.int8), "super_scales": supers}
     # Minima are subtracted and never negative, so a group's range includes 0.
-    low, offsets, super_minima = _factors(np.maximum(-values.min(axis=-1), 0), layout, FACTOR_MAX)
+    low, offsets, super_minima = _factors(np.maximum(-values.min(axis=-1), 0), layout)
     high = np.maximum(values.max(axis=-1), 0)
-    scales, factors, supers = _factors((high + low) / np.float32(top), layout, FACTOR_MAX)
+    scales, factors, supers = _factors((high + low) / np.float32(top), layout)
     return {
         "codes": _steps(values + low[..., None], scales, 0, top),
         "scales": factors.astype(np.int8),
@@ -178,13 +177,13 @@ def _two_level(values: NDArray[np.float32], layout: QuantFormat) -> dict[str, ND
 
 
 def _factors(
-    wanted: NDArray[np.float32], layout: QuantFormat, largest: int
+    wanted: NDArray[np.float32], layout: QuantFormat
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float16]]:
     """Numbers [n, groups] that are not negative as factors of a float16 a super-group.
 
     Returns what the factors stand for, rounded up from ``wanted``; the factors; the float16s.
     """
-    n = len(wanted)
+    n, largest = len(wanted), layout.factor_max
     groups = wanted.reshape(n, -1, SUPER_LENGTH // layout.group_size)
     supers = _float16_scale(groups.max(axis=-1) / np.float32(largest))
     step = supers.astype(np.float32)[..., None]
