@@ -41,7 +41,8 @@ class _Child:
 
         from sllmbench import _native
         from sllmbench.checkpoints import open_checkpoint
-        from sllmbench.measure import accuracy, timing  # noqa: F401  (imports cost memory)
+        from sllmbench.measure import timing  # noqa: F401  (imports cost memory)
+        from sllmbench.measure.quality import commands  # noqa: F401
         from sllmbench.measure.energy import EnergyProbe
         from sllmbench.measure.interference import Watch
         from sllmbench.measure.phases import MemoryWatch
@@ -132,10 +133,12 @@ class _Child:
         """Perplexity over ``ids``; the divergence where reference log-probabilities are given."""
         import torch
 
-        from sllmbench.measure.accuracy import ReferenceLogProbs, evaluate
+        from sllmbench.measure.quality.divergence import ReferenceLogProbs
+        from sllmbench.measure.quality.perplexity import evaluate
+        from sllmbench.measure.quality.scoring import TransformersScorer
 
         quality = evaluate(
-            self._model,
+            TransformersScorer(self._model),
             torch.tensor(ids, dtype=torch.int64),
             text_name=text,
             context=context,
@@ -144,6 +147,17 @@ class _Child:
             progress=self._progress,
         )
         return quality.model_dump()
+
+    def score(self, kind: str, **arguments: Any) -> dict[str, Any]:
+        """Let the model answer one task of ``sllmbench eval``."""
+        from sllmbench.measure.quality.commands import COMMANDS
+        from sllmbench.measure.quality.scoring import TransformersScorer
+
+        return COMMANDS[kind](TransformersScorer(self._model), self._progress, **arguments)
+
+    def facts(self) -> dict[str, Any]:
+        """What the record says of the model and of the kernels that have run in it."""
+        return _facts(self._model)
 
 
 def _import_architecture(config: Any) -> None:
@@ -177,7 +191,13 @@ def _facts(model: Any) -> dict[str, Any]:
 
 def _commands(tell: Progress) -> Commands:
     child = _Child(tell)
-    return {"load": child.load, "time": child.time, "quality": child.quality}
+    return {
+        "load": child.load,
+        "time": child.time,
+        "quality": child.quality,
+        "score": child.score,
+        "facts": child.facts,
+    }
 
 
 if __name__ == "__main__":
