@@ -41,10 +41,11 @@ class _Child:
         """Load the model on the path; the clock and the memory watch start after the imports."""
         from sllmbench import hardware, runners
         from sllmbench.checkpoints import open_checkpoint
-        from sllmbench.measure import accuracy, timing  # noqa: F401  (imports cost memory)
+        from sllmbench.measure import timing  # noqa: F401  (imports cost memory)
         from sllmbench.measure.energy import EnergyProbe
         from sllmbench.measure.interference import Watch
         from sllmbench.measure.phases import MemoryWatch
+        from sllmbench.measure.quality import commands  # noqa: F401
 
         chosen = runners.resolve(path, arithmetic)
         chosen.start_libraries(open_checkpoint(model))
@@ -121,7 +122,8 @@ class _Child:
         """Perplexity over ``ids``; the divergence where reference log-probabilities are given."""
         import torch
 
-        from sllmbench.measure.accuracy import ReferenceLogProbs, evaluate
+        from sllmbench.measure.quality.divergence import ReferenceLogProbs
+        from sllmbench.measure.quality.perplexity import evaluate
 
         quality = evaluate(
             self._runner,
@@ -133,6 +135,16 @@ class _Child:
             progress=self._progress,
         )
         return quality.model_dump()
+
+    def score(self, kind: str, **arguments: Any) -> dict[str, Any]:
+        """Let the model answer one task of ``sllmbench eval``."""
+        from sllmbench.measure.quality.commands import COMMANDS
+
+        return COMMANDS[kind](self._runner, self._progress, **arguments)
+
+    def facts(self) -> dict[str, Any]:
+        """What the record says of the model and of the kernels that have run in it."""
+        return _facts(self._runner.facts())
 
 
 def _facts(facts: ModelFacts) -> dict[str, Any]:
@@ -154,7 +166,13 @@ def _facts(facts: ModelFacts) -> dict[str, Any]:
 
 def _commands(tell: Progress) -> Commands:
     child = _Child(tell)
-    return {"load": child.load, "time": child.time, "quality": child.quality}
+    return {
+        "load": child.load,
+        "time": child.time,
+        "quality": child.quality,
+        "score": child.score,
+        "facts": child.facts,
+    }
 
 
 if __name__ == "__main__":

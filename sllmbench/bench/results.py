@@ -85,8 +85,7 @@ class Recorder:
         prefill_ns = [row["prefill_ns"] for row in rows]
         decode_ns = [row["decode_ns"] for row in rows]
         return Record(
-            **self.origin.fields(),
-            machine=self.origin.machine.model_copy(update={"libraries": measured.libraries}),
+            **self.origin.fields(measured.libraries),
             model=plan.model,
             provenance=plan.provenance,
             path=path,

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from sllmbench.cli.commands import ab, compare, doctor, history, kernel, machine, run
+from sllmbench.cli.commands import ab, compare, doctor, evaluate, history, kernel, machine, run
 from sllmbench.errors import InputError
 
 app = typer.Typer(
@@ -61,6 +61,7 @@ def _options(
 
 
 app.command()(run.run)
+app.command("eval")(evaluate.evaluate)
 app.command()(kernel.kernel)
 app.command()(compare.compare)
 app.command()(ab.ab)

@@ -26,6 +26,18 @@ StoreOption = Annotated[
 ]
 
 
+InterpretersOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--in",
+        help="The Python that a path runs in, of an environment with sllmbench in it."
+        " May be given several times.",
+        metavar="PATH=PYTHON",
+        show_default="this one",
+    ),
+]
+
+
 class Output(StrEnum):
     """What a command that measures writes to stdout."""
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from sllmbench.errors import InputError
 
-if TYPE_CHECKING:
-    from sllmbench.runners import Runner
+
+class HasPositions(Protocol):
+    """Any model: how many tokens a sequence may have, None where there is no limit."""
+
+    positions: int | None
 
 
-def require_positions(runner: Runner, n_tokens: int) -> None:
+def require_positions(model: HasPositions, n_tokens: int) -> None:
     """Refuse a sequence that is longer than the model's positions.
 
     Raises:
         InputError: the model has fewer than ``n_tokens`` positions.
     """
-    if runner.positions is not None and n_tokens > runner.positions:
+    if model.positions is not None and n_tokens > model.positions:
         raise InputError(
-            f"{n_tokens} tokens are more than the model's {runner.positions} positions; "
+            f"{n_tokens} tokens are more than the model's {model.positions} positions; "
             "ask for fewer"
         )

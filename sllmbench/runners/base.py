@@ -5,8 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol, SupportsInt
 
+from sllmbench.errors import InputError
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import torch
 
@@ -54,6 +56,25 @@ class Runner(ABC):
 
         The cache is lost. Each slice holds until the next one.
         """
+
+    def generate(self, ids: Sequence[int], n: int, ended: Callable[[list[int]], bool]) -> list[int]:
+        """Decode up to ``n`` tokens greedily behind ``ids``, fewer where those so far have ended.
+
+        Raises:
+            InputError: that is more than the model's positions.
+        """
+        if self.positions is not None and len(ids) + n > self.positions:
+            raise InputError(
+                f"{len(ids) + n} tokens are more than the model's {self.positions} positions; "
+                "ask for fewer"
+            )
+        self.clear(len(ids) + n)
+        found: list[int] = []
+        read = ids
+        while len(found) < n and not ended(found):
+            found.append(int(self.feed(read).argmax()))
+            read = found[-1:]
+        return found
 
     @abstractmethod
     def cache_bytes(self) -> int | None:

@@ -248,7 +248,6 @@ class LlamaCppRunner(Runner):
         return floats
 
 
-
 class _Log:
     """What llama.cpp says: of buffers, and of what went wrong; the rest is dropped."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 from contextlib import contextmanager
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from sllmbench.checkpoints.base import Checkpoint, Progress
     from sllmbench.model import ModelFacts
     from sllmbench.paths import Arithmetic
+
+
+_SIDE_BY_SIDE_TOKENS = 4096
+"""Tokens of all copies of a cache that may be in memory at once."""
 
 
 class TransformersRunner(Runner):
@@ -77,6 +82,34 @@ class TransformersRunner(Runner):
             with torch.inference_mode(), _replaced_forward(body, kept):
                 logits = model(tokens[:, part], use_cache=False, return_dict=True).logits[0]
             yield logits
+
+    def branch_logits(self, prompts: torch.Tensor, branches: torch.Tensor) -> torch.Tensor:
+        """Logits [b, a, t, vocab] that predict branches [b, a, t] behind prompts [b, p].
+
+        The prompts are read into a cache and each branch behind a copy of it. A batch's copies
+        stand side by side where they are small, else one is made at a time: the cache of a long
+        prompt takes hundreds of megabytes.
+        """
+        (b, p), (_, a, t) = prompts.shape, branches.shape
+        with torch.inference_mode(), self._last_logits_only() as kept:
+            read = self.model(prompts, use_cache=True, return_dict=True, **kept)
+            first: torch.Tensor = read.logits[:, None, -1:].expand(b, a, 1, -1)
+        if t == 1:
+            return first
+        cache, rest = read.past_key_values, branches[..., :-1]
+        with torch.inference_mode():
+            if b * a * (p + t) <= _SIDE_BY_SIDE_TOKENS:
+                cache.batch_repeat_interleave(a)
+                logits = self._behind(cache, rest.reshape(b * a, t - 1)).view(b, a, t - 1, -1)
+            else:
+                parts = [self._behind(copy.deepcopy(cache), rest[:, i]) for i in range(a)]
+                logits = torch.stack(parts, dim=1)
+            return torch.cat([first, logits], dim=2)
+
+    def _behind(self, cache: Any, ids: torch.Tensor) -> torch.Tensor:
+        read = self.model(ids, past_key_values=cache, use_cache=True, return_dict=True)
+        logits: torch.Tensor = read.logits
+        return logits
 
     def cache_bytes(self) -> int | None:
         """What the cache holds, each storage once; None for an unknown kind."""

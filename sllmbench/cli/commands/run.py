@@ -11,6 +11,7 @@ from sllmbench.cli import display
 from sllmbench.cli.arguments import (
     INTERRUPTED,
     Arithmetic,
+    InterpretersOption,
     Output,
     StoreOption,
     fraction,
@@ -38,16 +39,7 @@ def run(
         str | None,
         typer.Option(help="Names of `sllmbench paths`, with commas.", show_default=DEFAULT_PATHS),
     ] = None,
-    interpreters: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--in",
-            help="The Python that a path runs in, of an environment with sllmbench in it."
-            " May be given several times.",
-            metavar="PATH=PYTHON",
-            show_default="this one",
-        ),
-    ] = None,
+    interpreters: InterpretersOption = None,
     n_prompt: Annotated[int, typer.Option("-p", "--n-prompt", help="Tokens of the prompt.")] = 128,
     n_gen: Annotated[int, typer.Option("-n", "--n-gen", help="Tokens to generate.")] = 32,
     repetitions: Annotated[
