@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from math import prod
@@ -211,6 +212,12 @@ def _check_tensors(checkpoint: Checkpoint, net: Any) -> tuple[str, ...]:
             raise InputError(
                 f"{checkpoint.name}: {name} is {list(shapes[name])}, "
                 f"but its configuration asks for {shape}"
+            )
+    ignored = [re.compile(key) for key in net._keys_to_ignore_on_load_unexpected or ()]
+    for name in shapes.keys() - wanted.keys():
+        if not any(pattern.search(name) for pattern in ignored):
+            raise InputError(
+                f"{checkpoint.name} holds {name}, which its configuration has no place for"
             )
     return tuple(wanted)
 
