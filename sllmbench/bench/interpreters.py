@@ -15,6 +15,7 @@ import json
 from importlib import metadata
 try:
     import sllmbench.trial
+    from sllmbench import _native
     answer = {"version": metadata.version("sllmbench")}
 except Exception as error:
     answer = {"error": f"{type(error).__name__}: {error}"}

@@ -117,7 +117,9 @@ def greedy(runner: TransformersRunner, prompt: list[int], n: int) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", ["llama", GPT2LMHeadModel, OldGpt2, NumLogitsGpt2])
-def test_a_request_is_the_prompt_and_then_its_own_greedy_tokens(kind: Any, llama: TransformersRunner) -> None:
+def test_a_request_is_the_prompt_and_then_its_own_greedy_tokens(
+    kind: Any, llama: TransformersRunner
+) -> None:
     model = llama if kind == "llama" else gpt2(kind)
     expected = greedy(model, PROMPT, 6)
     assert len(set(expected)) > 2, "a constant answer would hide a wrong token"
