@@ -152,6 +152,12 @@ class GptqPath(ModelPath):
             raise InputError(
                 f"{self._library.package} cannot load {checkpoint.name}: {one_line(error)}"
             ) from error
+        if not model.get_input_embeddings().weight.any():
+            raise InputError(
+                f"{self._library.package} loads {checkpoint.name} with an embedding of zeros: its "
+                "output layer is tied and it stores no lm_head.weight; write it again with "
+                "`sllmbench quantize`"
+            )
         return GptqRunner(model.eval(), self.name, _format_name(stored))
 
 
