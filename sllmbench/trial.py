@@ -42,10 +42,10 @@ class _Child:
         from sllmbench import _native
         from sllmbench.checkpoints import open_checkpoint
         from sllmbench.measure import timing  # noqa: F401  (imports cost memory)
-        from sllmbench.measure.quality import commands  # noqa: F401
         from sllmbench.measure.energy import EnergyProbe
         from sllmbench.measure.interference import Watch
         from sllmbench.measure.phases import MemoryWatch
+        from sllmbench.measure.quality import commands  # noqa: F401
         from sllmbench.model import load_model
 
         try:

@@ -174,7 +174,8 @@ class _Maker:
         context = settings.context or min(1024, self._positions or 1024)
         if self._positions is not None and context > self._positions:
             raise InputError(
-                f"a context of {context} tokens is more than the model's {self._positions} positions"
+                f"a context of {context} tokens is more than the model's {self._positions}"
+                " positions"
             )
         content = assets.read_text(name, self._progress)
         encoded = EncodedText(self._tokenizer, content, settings.tokens, name)

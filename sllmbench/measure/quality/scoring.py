@@ -59,7 +59,7 @@ class Generating(Protocol):
     """A scorer that can write."""
 
     def generate(self, ids: Sequence[int], n: int, ended: Callable[[list[int]], bool]) -> list[int]:
-        """Decode up to ``n`` tokens greedily behind ``ids``, fewer where those so far have ended."""
+        """Decode up to ``n`` tokens greedily behind ``ids``; stop where those so far have ended."""
         ...
 
 
@@ -215,7 +215,7 @@ class TransformersScorer:
         """
         (b, p), (_, a, t) = prompts.shape, branches.shape
         read = self.model(prompts, use_cache=True, return_dict=True, **self._last_only)
-        first = read.logits[:, None, -1:].expand(b, a, 1, -1)
+        first: torch.Tensor = read.logits[:, None, -1:].expand(b, a, 1, -1)
         if t == 1:
             return first
         cache, rest = read.past_key_values, branches[..., :-1]
@@ -228,7 +228,7 @@ class TransformersScorer:
         return torch.cat([first, logits], dim=2)
 
     def generate(self, ids: Sequence[int], n: int, ended: Callable[[list[int]], bool]) -> list[int]:
-        """Decode up to ``n`` tokens greedily behind ``ids``, fewer where those so far have ended.
+        """Decode up to ``n`` tokens greedily behind ``ids``; stop where those so far have ended.
 
         Raises:
             InputError: that is more than the model's positions.

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sllmbench.measure.accuracy import ReferenceLogProbs, evaluate
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from sllmbench.errors import InputError
-from sllmbench.measure.accuracy import ReferenceLogProbs, evaluate
 from sllmbench.measure.memory import PeakRss
 
 VOCAB = 331
