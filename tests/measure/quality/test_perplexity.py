@@ -9,11 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sllmbench.measure.accuracy import ReferenceLogProbs, evaluate
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from sllmbench.errors import InputError
 from sllmbench.measure.memory import PeakRss
+from sllmbench.measure.quality import perplexity
+from sllmbench.measure.quality.divergence import TOP_K, ReferenceLogProbs
+from sllmbench.measure.quality.perplexity import cut, score_text
+from sllmbench.measure.quality.scoring import TransformersScorer
+from sllmbench.record import Quality
 
 VOCAB = 331
 MIB = 1024**2
