@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from sllmbench.measure.accuracy import evaluate
 
 from sllmbench import assets, load_model
 from sllmbench.checkpoints import open_checkpoint
-from sllmbench.measure.accuracy import evaluate
 
 pytestmark = pytest.mark.slow
 

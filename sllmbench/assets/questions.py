@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sllmbench.assets import fetch
 from sllmbench.errors import InputError
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 QUESTIONS = ("social_iqa", "mmlu")
 PROMPTS = {
-    "social_iqa": "“Q: CONTEXT QUESTION⏎A:”, then “ ANSWER”, zero-shot, as the harness's social_iqa",
+    "social_iqa": "“Q: CONTEXT QUESTION⏎A:”, then “ ANSWER”, zero-shot, as the harness's"
+    " social_iqa",
     "mmlu": "“QUESTION⏎A. …⏎B. …⏎C. …⏎D. …⏎Answer:”, then “ A” … “ D”, zero-shot, as the"
     " harness's mmlu, but without the line that names the subject, which the file lacks",
 }
@@ -48,13 +49,13 @@ def questions(name: str, progress: Progress | None = None) -> list[Question]:
         return [read(json.loads(line)) for line in lines]
 
 
-def _social_iqa(line: dict[str, object]) -> Question:
+def _social_iqa(line: dict[str, Any]) -> Question:
     """``input`` is one message: context, question and answers behind their letters."""
-    (message,) = line["input"]  # type: ignore[misc,attr-defined]
+    (message,) = line["input"]
     found = _SOCIAL_IQA.fullmatch(message["content"])
     assert found is not None  # the file is pinned
     asked, *answers = (part.strip() for part in found.groups())
-    return Question(f"Q: {asked}\nA:", tuple(answers), _LETTERS.index(str(line["ideal"])))
+    return Question(f"Q: {asked}\nA:", tuple(answers), _LETTERS.index(line["ideal"]))
 
 
 def _mmlu(line: dict[str, str]) -> Question:

@@ -125,7 +125,7 @@ class _Session:
         self._origin = RunOrigin.begin()
         # Without a name on disk, so that no end of this process leaves them behind.
         self._files: dict[str, IO[bytes]] = {
-            task.name: exits.enter_context(tempfile.TemporaryFile())
+            task.name: exits.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
             for task in plan.tasks
             if task.compares and len(plan.paths) > 1
         }

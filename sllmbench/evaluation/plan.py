@@ -176,14 +176,17 @@ class _Maker:
 
     def _text(self, task: str, name: str) -> Task:
         settings = self._settings
-        context = settings.context or min(1024, self._positions or 1024)
+        context = min(1024, self._positions or 1024)
+        context = context if settings.context is None else settings.context
+        stride = context if settings.stride is None else settings.stride
         if self._positions is not None and context > self._positions:
             raise InputError(
-                f"a context of {context} tokens is more than the model's {self._positions} positions"
+                f"a context of {context} tokens is more than the model's {self._positions}"
+                " positions"
             )
         content = assets.read_text(name, self._progress)
         encoded = EncodedText(self._tokenizer, content, settings.tokens, name)
-        return TextTask(task, Path(name).name, encoded, context, settings.stride or context)
+        return TextTask(task, Path(name).name, encoded, context, stride)
 
     def _longcontext(self, task: str) -> Task:
         positions, wanted = self._positions, retrieval.LENGTHS

@@ -1,4 +1,4 @@
-"""The records of ``sllmbench eval`` as tables and files: a table a task, a row a path and figure."""
+"""The records of ``sllmbench eval`` as tables and files: a table a task."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def _notes(records: Sequence[QualityRecord]) -> list[tuple[str, str]]:
 
 
 def _is_share(metric: Metric) -> bool:
-    return metric.name.startswith("top-") or metric.counted in _COUNTS and metric.value <= 1
+    return metric.name.startswith("top-") or (metric.counted in _COUNTS and metric.value <= 1)
 
 
 def _value(metric: Metric, value: float, *, signed: bool = False) -> str:

@@ -27,8 +27,8 @@ def encode_pair(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Tokens of a prompt and of what follows it, as lm-evaluation-harness cuts them.
 
-    Both are encoded together and cut where the prompt alone would end, what is blank at its end having
-    been moved behind the cut: tokens begin with their space.
+    Both are encoded together and cut where the prompt alone would end. Blanks at its end go behind
+    the cut, because tokens begin with their space.
 
     Raises:
         InputError: one of both has no token.

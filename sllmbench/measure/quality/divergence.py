@@ -166,6 +166,7 @@ class LogProbWriter:
     """Writes log-probabilities as they come; a file that is not finished is refused by its size."""
 
     def __init__(self, file: Path | None, path: str, subject: dict[str, Any], rows: int) -> None:
+        """Write ``rows`` positions of ``path`` to ``file``; with None nothing is written."""
         self._file = file
         header = {"format": _FILE_FORMAT, "path": path, "rows": rows, **subject}
         self._header = json.dumps(header).encode().ljust(_HEADER_BYTES - 1) + b"\n"
@@ -173,6 +174,11 @@ class LogProbWriter:
         self._stream: BinaryIO | None = None
 
     def __enter__(self) -> LogProbWriter:
+        """Open the file.
+
+        Raises:
+            InputError: it cannot be written.
+        """
         if self._file is not None:
             with self._refusals():
                 self._stream = self._file.open("wb")
@@ -180,6 +186,7 @@ class LogProbWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
+        """Close the file."""
         if self._stream is not None:
             with self._refusals():
                 self._stream.close()

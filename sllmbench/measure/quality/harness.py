@@ -198,7 +198,7 @@ def _language_model(scorer: Scorer, tokenizer: Any, progress: Progress) -> Any:
 
 
 def _grouped(requests: Sequence[tuple[Any, list[int], list[int]]], scorer: Scorer) -> list[Item]:
-    """Requests as items, neighbours with the same context as one; long contexts lose their start."""
+    """Requests as items, neighbours with one context together; long contexts lose their start."""
     items: list[Item] = []
     for _, context, continuation in requests:
         prompt = tuple(context)

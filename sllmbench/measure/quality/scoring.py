@@ -56,7 +56,7 @@ class Generating(Protocol):
     """A scorer that can write."""
 
     def generate(self, ids: Sequence[int], n: int, ended: Callable[[list[int]], bool]) -> list[int]:
-        """Decode up to ``n`` tokens greedily behind ``ids``, fewer where those so far have ended."""
+        """Decode up to ``n`` tokens greedily behind ``ids``; stop where those so far have ended."""
         ...
 
 
