@@ -46,6 +46,21 @@ def matmul(
     isa: str | None = None,
     threads: int | None = None,
 ) -> tuple[str, str]: ...
+def gptq_columns(
+    weights: NDArray[np.float32],
+    targets: NDArray[np.float32],
+    factor: NDArray[np.float32],
+    pivots: NDArray[np.float32],
+    scales: NDArray[np.float32],
+    zeros: NDArray[np.float32],
+    groups_of: NDArray[np.int32],
+    codes: NDArray[np.uint8],
+    errors: NDArray[np.float32],
+    losses: NDArray[np.float64],
+    *,
+    first: int,
+    top: int,
+) -> None: ...
 def search_blocks(
     values: NDArray[np.float32],
     importance: NDArray[np.float32],

@@ -42,6 +42,16 @@ _FACTOR_BITS = {(2, "minimum"): 4, (3, "symmetric"): 6, (6, "symmetric"): 8}
 """Stored bits of a two-level format's factors, by bits and offset; 6 where nothing stands here."""
 
 
+_OFFSETS: dict[int, tuple[Offset, ...]] = {
+    2: ("symmetric", "zero_point"),
+    3: ("symmetric", "zero_point"),
+    4: ("symmetric", "zero_point", "minimum"),
+    5: ("symmetric", "zero_point", "minimum"),
+    6: ("symmetric",),
+    8: ("symmetric", "zero_point"),
+}
+
+
 @dataclass(frozen=True)
 class QuantFormat:
     """How weights are stored: bits a code, k values a group, and what is subtracted or added.
@@ -56,14 +66,17 @@ class QuantFormat:
     two_level: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what no kernel multiplies with."""
-        known = self.bits in (4, 5) or (self.bits in (6, 8) and self.offset == "symmetric")
-        known = known or (self.two_level and (self.bits, self.offset) in _FACTOR_BITS)
-        if not known or (self.two_level and self.offset == "zero_point"):
+        """Refuse what nothing here makes or reads."""
+        known = self.bits in _OFFSETS and self.offset in _OFFSETS[self.bits]
+        if self.two_level:
+            known = known and self.offset != "zero_point"
+            known = known or (self.bits, self.offset) in _FACTOR_BITS
+        if not known:
             levels = "two-level " if self.two_level else ""
             raise InputError(
-                f"no {levels}{self.bits}-bit {self.offset} format: 4 or 5 bits, or 6 or 8 bits "
-                "symmetric; two levels not with zero points"
+                f"no {levels}{self.bits}-bit {self.offset} format: "
+                + "; ".join(f"{bits} bits {', '.join(kinds)}" for bits, kinds in _OFFSETS.items())
+                + "; two levels not with zero points"
             )
         if self.group_size != ROW and self.group_size < 1:
             raise InputError(f"group_size must be positive or {ROW} (a whole row)")
@@ -133,7 +146,8 @@ _NAMED = {
         QuantFormat("q6_k", 6, 16, two_level=True),
     )
 }
-_INT4 = re.compile(r"int4-(?:g(?P<group>32|64|128)|(?P<row>row))(?P<asym>-asym)?")
+_INTEGERS = re.compile(r"int(?P<bits>[2348])-(?:g(?P<group>[1-9]\d{0,8})|row)(?P<asym>-asym)?")
+_BITS: dict[str, Literal[2, 3, 4, 8]] = {"2": 2, "3": 3, "4": 4, "8": 8}
 FORMAT_NAMES = (
     *_NAMED,
     *(f"int4-{group}{asym}" for group in ("g32", "g64", "g128", "row") for asym in ("", "-asym")),
@@ -143,25 +157,33 @@ FORMAT_NAMES = (
 def parse_format(name: str) -> QuantFormat:
     """Return the format called ``name``, e.g. ``int8``, ``int4-g128`` or ``int4-row-asym``.
 
+    Integers can have 2, 3, 4 or 8 bits and groups of any size: ``int3-g96-asym``.
+
     Raises:
         InputError: no format has this name.
     """
     if name in _NAMED:
         return _NAMED[name]
-    match = _INT4.fullmatch(name)
+    match = _INTEGERS.fullmatch(name)
     if match is None:
-        raise InputError(f"unknown format {name!r}; the formats are {', '.join(FORMAT_NAMES)}")
-    return integer_format(4, ROW if match["row"] else int(match["group"]), bool(match["asym"]))
+        raise InputError(
+            f"unknown format {name!r}; the formats are {', '.join(FORMAT_NAMES)}, and "
+            "int{2,3,4,8}-g{any size} or -row, with or without -asym"
+        )
+    group_size = int(match["group"]) if match["group"] else ROW
+    return integer_format(_BITS[match["bits"]], group_size, bool(match["asym"]))
 
 
-def integer_format(bits: Literal[4, 8], group_size: int, asymmetric: bool = False) -> QuantFormat:
+def integer_format(
+    bits: Literal[2, 3, 4, 8], group_size: int, asymmetric: bool = False
+) -> QuantFormat:
     """The format of plain integers in groups of any size, named as :func:`parse_format` reads it.
 
     Raises:
-        InputError: 8 bits asymmetric, or a group size below 1 that is not :data:`ROW`.
+        InputError: other bits, or a group size below 1 that is not :data:`ROW`.
     """
     span = "row" if group_size == ROW else f"g{group_size}"
-    name = "int8" if (bits, group_size) == (8, ROW) else f"int{bits}-{span}"
+    name = "int8" if (bits, group_size, asymmetric) == (8, ROW, False) else f"int{bits}-{span}"
     if asymmetric:
         return QuantFormat(f"{name}-asym", bits, group_size, "zero_point")
     return QuantFormat(name, bits, group_size)
@@ -193,7 +215,7 @@ class QuantTensor:
         n: rows, the layer's output features.
         k: columns, the layer's input features.
         codes: 4 bits: uint8 [n, ceil(k/2)] as :func:`pack_nibbles` makes them; 2, 3, 5 and 6 bits:
-            uint8 [n, k]; 8 bits: int8 [n, k].
+            uint8 [n, k]; 8 bits: int8 [n, k], with zero points uint8.
         scales: float16 [n, groups]; two levels: int8 [n, groups] factors of the super scales.
         offsets: None (symmetric), uint8 [n, groups] zero points or float16 [n, groups] minima; two
             levels: uint8 [n, groups] factors of the super minima.
@@ -218,7 +240,8 @@ class QuantTensor:
         fmt, n, k = self.format, self.n, self.k
         groups, supers = (n, fmt.groups(k)), (n, fmt.super_groups(k))
         width = -(-k // 2) if fmt.bits == 4 else k
-        check_array("codes", self.codes, (n, width), np.int8 if fmt.bits == 8 else np.uint8)
+        signed = fmt.bits == 8 and fmt.offset == "symmetric"
+        check_array("codes", self.codes, (n, width), np.int8 if signed else np.uint8)
         if fmt.bits in (2, 3, 5, 6) and (self.codes >> fmt.bits).any():
             raise InputError(f"codes of {fmt.bits} bits must be below {1 << fmt.bits}")
         minimum, one_level = fmt.offset == "minimum", not fmt.two_level
@@ -262,7 +285,16 @@ class QuantTensor:
 
     @cached_property
     def native(self) -> _native.PackedWeights:
-        """The same weights in the layout that our kernels stream; made on first use and kept."""
+        """The same weights in the layout that our kernels stream; made on first use and kept.
+
+        Raises:
+            InputError: 8 bits with zero points, which no kernel multiplies.
+        """
+        if self.format.bits == 8 and self.format.offset != "symmetric":
+            raise InputError(
+                f"no kernel multiplies {self.format.name}: 8 bits with zero points; "
+                "quantise symmetric, or dequantise"
+            )
         codes, bits = self.codes, self.format.bits
         if bits < 4:  # the kernels' nibbles, whose zero is 8 where they are symmetric
             codes = codes + np.uint8(8 - self.format.zero if self.format.zero else 0)

@@ -13,6 +13,7 @@ import torch
 
 from sllmbench import hardware
 from sllmbench.checkpoints.hf import one_line
+from sllmbench.checkpoints.safetensors_file import read_header
 from sllmbench.errors import InputError
 from sllmbench.model import ModelFacts
 from sllmbench.paths.torch_float import torch_isa
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from sllmbench.runners.base import Runner
 
 
+_HEAD = "lm_head.weight"
+
+
 @dataclass(frozen=True)
 class _Library:
     """A library that runs GPTQ checkpoints.
@@ -35,12 +39,14 @@ class _Library:
     Attributes:
         package: its name in the package index.
             formats: of checkpoints that it reads, by the names that they give themselves.
+        wants_head: whether a tied output layer must be in the file too.
         start: imports it.
         load: loads a folder on the CPU, in float32 → its transformers model.
     """
 
     package: str
     formats: tuple[str, ...]
+    wants_head: bool
     start: Callable[[], object]
     load: Callable[[Path], Any]
 
@@ -79,8 +85,8 @@ def _load_gptqmodel(folder: Path) -> Any:
 
 
 _LIBRARIES = {
-    "auto-gptq": _Library("auto-gptq", ("gptq",), _start_auto_gptq, _load_auto_gptq),
-    "gptqmodel": _Library("gptqmodel", ("gptq", "gptq_v2"), _start_gptqmodel, _load_gptqmodel),
+    "auto-gptq": _Library("auto-gptq", ("gptq",), True, _start_auto_gptq, _load_auto_gptq),
+    "gptqmodel": _Library("gptqmodel", ("gptq", "gptq_v2"), False, _start_gptqmodel, _load_gptqmodel),
 }
 NAMES = tuple(_LIBRARIES)
 
@@ -123,6 +129,12 @@ class GptqPath(ModelPath):
         stored = found.get("checkpoint_format") or "gptq"
         if stored not in self._library.formats:
             return f"{package} does not read checkpoints of the format {stored}"
+        if self._library.wants_head and _lacks_head(checkpoint):
+            return (
+                f"the output layer of {checkpoint.name} is tied and stored under the embedding's "
+                f"name alone, so {package} would overwrite both by what memory holds; `sllmbench "
+                "quantize` stores both"
+            )
         return None
 
     def prepare(self, checkpoint: Checkpoint, progress: Progress) -> int:
@@ -152,12 +164,6 @@ class GptqPath(ModelPath):
             raise InputError(
                 f"{self._library.package} cannot load {checkpoint.name}: {one_line(error)}"
             ) from error
-        if not model.get_input_embeddings().weight.any():
-            raise InputError(
-                f"{self._library.package} loads {checkpoint.name} with an embedding of zeros: its "
-                "output layer is tied and it stores no lm_head.weight; write it again with "
-                "`sllmbench quantize`"
-            )
         return GptqRunner(model.eval(), self.name, _format_name(stored))
 
 
@@ -231,6 +237,14 @@ def quantization(checkpoint: Checkpoint) -> dict[str, Any] | None:
         if isinstance(said, dict):
             return said if said.get("quant_method", "gptq") == "gptq" else None
     return None
+
+
+def _lacks_head(checkpoint: Checkpoint) -> bool:
+    """Whether the output layer is in no file, being the embedding."""
+    folder = checkpoint.location
+    if folder is None or not checkpoint.config().get_text_config().tie_word_embeddings:
+        return False
+    return all(_HEAD not in read_header(file) for file in folder.glob("*.safetensors"))
 
 
 def _format_name(stored: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
-"""``python mutations.py KIND FOLDER FIRST COUNT``: damage a checkpoint in COUNT ways and read each.
+"""``python mutations.py FIRST COUNT FOLDER...``: damage checkpoints in COUNT ways and read each.
 
 Run as a program of its own, so that its memory can be limited. Each damage follows from its seed
-alone. What a reader may do is read it, or refuse it in one line; the last line of the output is how
+alone. What a reader may do is read it, or refuse it in one line; a line for each folder says how
 often it did which. Anything else is printed with its seed, and the status is 1.
 """
 
@@ -18,15 +18,17 @@ import tempfile
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from sllmbench.checkpoints import gguf, open_checkpoint
-from sllmbench.checkpoints.base import Checkpoint
 from sllmbench.checkpoints.hf import FolderCheckpoint
 from sllmbench.errors import InputError
+
+if TYPE_CHECKING:
+    from sllmbench.checkpoints import Checkpoint
 
 NASTY = [None, True, -1, 0, 1, 3, 7, 2**31, 2**63, 2**64, 10**30, 1e308, "", "x", "..", [], {}, [1]]
 WORDS = [0, 1, 2, 31, 255, 2**16, 2**31, 2**32 - 1, 2**62, 2**63 - 1, 2**63, 2**64 - 1]
@@ -209,35 +211,42 @@ def hangs(*_: object) -> None:
     raise TimeoutError(f"reading takes more than {SECONDS} s")
 
 
-def main(kind: str, sound: Path, first: int, count: int) -> int:
-    if kind == "gguf":  # converting takes seconds and a process of its own: it is done once
+def read_damaged(sound: Path, seeds: range) -> bool:
+    """Whether all went well with one folder, which must be sound; its name says what it is."""
+    convert = gguf._converted
+    if sound.name == "gguf":  # converting takes seconds and a process of its own: it is done once
         floats = FolderCheckpoint(sound / "floats", "floats")
-        gguf._converted = lambda *_: floats  # type: ignore[assignment]
-    signal.signal(signal.SIGPROF, hangs)
-    read_all(opened(sound), tokenizer=True)  # imports transformers
+        gguf._converted = lambda *_: floats
+    read_all(opened(sound), tokenizer=True)  # imports what it needs
     tracemalloc.start()
     outcome, usual = attempt(sound, tokenizer=True)
     if outcome != "read":
-        print(f"the sound folder: {outcome}")
-        return 1
+        print(f"the sound {sound}: {outcome}")
+        return False
     size = sum(file.stat().st_size for file in sound.iterdir() if file.is_file())
     held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     limit = held + (256 << 20)  # what is not NumPy's or Python's own
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
     counts = {"read": 0, "refused": 0}
-    for seed in range(first, first + count):
+    for seed in seeds:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(shutil.copytree(sound, Path(scratch) / "model"))
             how = damage(folder, seed)
             outcome, peak = attempt(folder, tokenizer="tokenizer" in how)
         if outcome not in counts or peak > usual + 2 * size:
-            print(f"{kind}, seed {seed}, {how}: {outcome}; {peak} bytes, usually {usual}")
+            print(f"{sound.name}, seed {seed}, {how}: {outcome}; {peak} bytes, usually {usual}")
             counts["wrong"] = counts.get("wrong", 0) + 1
         else:
             counts[outcome] += 1
     print(json.dumps(counts))
-    return int("wrong" in counts)
+    tracemalloc.stop()
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    gguf._converted = convert
+    return "wrong" not in counts
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])))
+    signal.signal(signal.SIGPROF, hangs)
+    first, count = int(sys.argv[1]), int(sys.argv[2])
+    well = [read_damaged(Path(name), range(first, first + count)) for name in sys.argv[3:]]
+    sys.exit(0 if all(well) else 1)

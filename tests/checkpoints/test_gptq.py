@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from sllmbench import quantize
 from sllmbench.checkpoints.gptq import GptqTensors, from_gptq, to_gptq
+from sllmbench.checkpoints.words import codes_of, words_of
 from sllmbench.errors import InputError
 from sllmbench.formats import QuantTensor, matmul_float64, parse_format
 
@@ -205,6 +206,17 @@ def test_what_has_no_kernel_is_said() -> None:
         from_gptq(stored(), 5)
     with pytest.raises(InputError, match="must be gptq or gptq_v2, not 'marlin'"):
         from_gptq(stored(), 4, "marlin")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_codes_are_one_stream_of_bits(bits: int) -> None:
+    """3 bits straddle words: 32 codes fill 3 of them."""
+    codes = np.random.default_rng(bits).integers(0, 1 << bits, (3, 64)).astype(np.uint8)
+    packed = words_of(codes, bits)
+    for row, stored in zip(codes, packed, strict=True):
+        stream = sum(int(code) << bits * i for i, code in enumerate(row))
+        assert stream == sum(int(w) << 32 * i for i, w in enumerate(stored.view(np.uint32)))
+    np.testing.assert_array_equal(codes_of(packed, bits), codes)
 
 
 def test_v1_stores_a_zero_point_of_0_as_the_bits_below_it() -> None:

@@ -15,7 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from sllmbench.assets.questions import Question
 from sllmbench.errors import InputError
 from sllmbench.measure.quality import choice
-from sllmbench.measure.quality.scoring import Item, TransformersScorer, score_answers
+from sllmbench.measure.quality.scoring import Item, score_answers
+from sllmbench.runners.transformers import TransformersRunner
 
 pytest.importorskip("lm_eval")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -87,9 +88,9 @@ def choice_task(tmp_path: Path) -> Path:
 def test_multiple_choice_is_the_harnesss(choice_task: Path, model: Any, tokenizer: Any) -> None:
     questions = make_questions()
     items = choice.items(tokenizer, questions)
-    scores = score_answers(TransformersScorer(model), items, what="test")
+    scores = score_answers(TransformersRunner(model), items, what="test")
     ours = choice.metrics([[s.log_likelihood for s in row] for row in scores], None, questions)
-    found = harness.evaluate(TransformersScorer(model), tokenizer, str(choice_task))
+    found = harness.evaluate(TransformersRunner(model), tokenizer, str(choice_task))
     theirs = found["results"]["local_choice"]
     values = set()
     for metric in ours:
@@ -105,7 +106,7 @@ def test_multiple_choice_is_the_harnesss(choice_task: Path, model: Any, tokenize
 
 
 def test_pairs_are_cut_where_the_harness_cuts_them(model: Any, tokenizer: Any) -> None:
-    theirs = harness._language_model(TransformersScorer(model), tokenizer, lambda *_: None)
+    theirs = harness._language_model(TransformersRunner(model), tokenizer, lambda *_: None)
     for prompt, continuation in (
         ("Q: river?\nA:", " falcon"),
         ("the old ", "mill"),
@@ -119,7 +120,7 @@ def test_pairs_are_cut_where_the_harness_cuts_them(model: Any, tokenizer: Any) -
 
 
 def test_a_limit_takes_the_first_documents(choice_task: Path, model: Any, tokenizer: Any) -> None:
-    scorer = TransformersScorer(model)
+    scorer = TransformersRunner(model)
     some = harness.evaluate(scorer, tokenizer, str(choice_task), limit=7)
     every = harness.evaluate(scorer, tokenizer, str(choice_task))
     few, all_of_them = (f["samples"]["local_choice"]["acc,none"] for f in (some, every))
@@ -140,7 +141,7 @@ def test_word_perplexity_is_of_all_tokens_in_windows(
         doc_to_target="{{page}}",
         metric_list=[{"metric": "word_perplexity"}, {"metric": "bits_per_byte"}],
     )
-    found = harness.evaluate(TransformersScorer(model), tokenizer, str(file))
+    found = harness.evaluate(TransformersRunner(model), tokenizer, str(file))
     ids = tokenizer(text)["input_ids"]
     assert len(ids) > 64, "a test of windows needs more tokens than positions"
     # The first window predicts every token, behind the token that ends texts; the last one reads
@@ -163,7 +164,7 @@ def test_word_perplexity_is_of_all_tokens_in_windows(
 
 
 def test_greedy_answers_end_at_the_stop(tmp_path: Path, model: Any, tokenizer: Any) -> None:
-    scorer = TransformersScorer(model)
+    scorer = TransformersRunner(model)
     ids = tokenizer("river falcon")["input_ids"]
     whole = tokenizer.decode(scorer.generate(ids, 6, lambda _: False))
     stop = whole[3]
@@ -194,7 +195,7 @@ def test_sampled_answers_are_refused(tmp_path: Path, model: Any, tokenizer: Any)
         metric_list=[{"metric": "exact_match"}],
     )
     with pytest.raises(InputError, match="only greedy decoding"):
-        harness.evaluate(TransformersScorer(model), tokenizer, str(file))
+        harness.evaluate(TransformersRunner(model), tokenizer, str(file))
 
 
 @pytest.mark.parametrize(
@@ -218,7 +219,7 @@ def test_a_task_whose_file_of_data_is_gone_is_refused(choice_task: Path) -> None
 
 
 def test_neighbours_with_one_context_share_a_prompt(model: Any) -> None:
-    scorer = TransformersScorer(model)
+    scorer = TransformersRunner(model)
     requests: Any = [(None, [1, 2], [3]), (None, [1, 2], [4, 5]), (None, [9] * 90, [6])]
     grouped = harness._grouped(requests, scorer)
     assert [len(item.answers) for item in grouped] == [2, 1]

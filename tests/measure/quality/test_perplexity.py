@@ -16,7 +16,7 @@ from sllmbench.measure.memory import PeakRss
 from sllmbench.measure.quality import perplexity
 from sllmbench.measure.quality.divergence import TOP_K, ReferenceLogProbs
 from sllmbench.measure.quality.perplexity import cut, score_text
-from sllmbench.measure.quality.scoring import TransformersScorer
+from sllmbench.runners.transformers import TransformersRunner
 from sllmbench.record import Quality
 
 VOCAB = 331
@@ -24,7 +24,7 @@ MIB = 1024**2
 
 
 def evaluate(model: Any, ids: torch.Tensor, **options: Any) -> Quality:
-    return perplexity.evaluate(TransformersScorer(model), ids, **options)
+    return perplexity.evaluate(TransformersRunner(model), ids, **options)
 
 
 def make_llama(seed: int = 0, vocab: int = VOCAB, hidden: int = 32, positions: int = 128) -> Any:
@@ -355,7 +355,7 @@ def test_with_a_stride_only_new_tokens_are_scored_with_all_that_went_before(
             logits = model(ids[None, begin:token]).logits[0, -1].double()
             expected.append(float(torch.logsumexp(logits, 0) - logits[ids[token]]))
     scores = score_text(
-        TransformersScorer(model), ids, text_name="text", context=context, stride=stride
+        TransformersRunner(model), ids, text_name="text", context=context, stride=stride
     )
     assert scores.nll == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
@@ -377,7 +377,7 @@ def test_a_cut_that_leaves_tokens_out_is_refused(context: int, stride: int) -> N
 def test_the_agreement_on_the_likeliest_tokens_is_the_oracles(tmp_path: Path) -> None:
     ids, first, second = random_ids(60), make_llama(0), make_llama(1)
     reference = save(first, ids, tmp_path / "reference")
-    scores = score_text(TransformersScorer(second), ids, text_name="text", reference=reference)
+    scores = score_text(TransformersRunner(second), ids, text_name="text", reference=reference)
     p, q = (np.argsort(oracle(model, ids, 60), axis=-1)[:, -TOP_K:] for model in (first, second))
     shared = [len(set(a) & set(b)) / TOP_K for a, b in zip(p.tolist(), q.tolist(), strict=True)]
     assert 0 < np.mean(shared) < 1, "a test of agreement needs some of both"
@@ -386,7 +386,7 @@ def test_the_agreement_on_the_likeliest_tokens_is_the_oracles(tmp_path: Path) ->
 
 
 def test_a_reference_with_another_stride_is_refused(tmp_path: Path) -> None:
-    model, ids = TransformersScorer(make_llama()), random_ids(60)
+    model, ids = TransformersRunner(make_llama()), random_ids(60)
     file = tmp_path / "reference"
     score_text(model, ids, text_name="text", context=32, stride=8, save_log_probs=file)
     with pytest.raises(InputError, match="stride of 8"):

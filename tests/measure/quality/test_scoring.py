@@ -11,7 +11,8 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForC
 
 from sllmbench.errors import InputError
 from sllmbench.measure.quality import scoring
-from sllmbench.measure.quality.scoring import Answer, Item, TransformersScorer, score_answers
+from sllmbench.measure.quality.scoring import Answer, Item, score_answers
+from sllmbench.runners.transformers import TransformersRunner
 
 VOCAB = 97
 
@@ -77,7 +78,7 @@ def oracle(model: Any, prompt: tuple[int, ...], answer: Answer) -> tuple[float, 
 
 
 def with_greedy_answers(model: Any, items: list[Item]) -> list[Item]:
-    scorer = TransformersScorer(model)
+    scorer = TransformersRunner(model)
     made = []
     for item in items:
         ids = tuple(scorer.generate(item.prompt, 3, lambda _: False))
@@ -89,7 +90,7 @@ class Apart:
     """A scorer that cannot branch."""
 
     def __init__(self, model: Any) -> None:
-        self._scorer = TransformersScorer(model)
+        self._scorer = TransformersRunner(model)
         self.path, self.vocab_size, self.positions = "apart", VOCAB, None
 
     def sequence_logits(self, ids: Any, rows: int) -> Any:
@@ -100,10 +101,10 @@ class Apart:
 @pytest.mark.parametrize(
     ("batch_tokens", "slice_bytes", "kind"),
     [
-        (2048, 1 << 26, TransformersScorer),  # large batches
-        (60, 1 << 26, TransformersScorer),  # batches of a few
-        (1, 1 << 26, TransformersScorer),  # one at a time, its cache copied for each answer
-        (2048, 1200, TransformersScorer),  # logits allow few rows
+        (2048, 1 << 26, TransformersRunner),  # large batches
+        (60, 1 << 26, TransformersRunner),  # batches of a few
+        (1, 1 << 26, TransformersRunner),  # one at a time, its cache copied for each answer
+        (2048, 1200, TransformersRunner),  # logits allow few rows
         (2048, 1 << 26, Apart),
         (2048, 1200, Apart),  # answers cut by slices
     ],
@@ -130,13 +131,13 @@ def test_log_likelihoods_are_those_of_a_forward_each(
 def test_greedy_text_is_that_of_transformers() -> None:
     model, prompt = make_llama(), (5, 6, 7)
     wanted = model.generate(torch.tensor([prompt]), max_new_tokens=9, do_sample=False)[0, 3:]
-    scorer = TransformersScorer(model)
+    scorer = TransformersRunner(model)
     assert scorer.generate(prompt, 9, lambda _: False) == wanted.tolist()
     assert scorer.generate(prompt, 9, lambda found: len(found) == 4) == wanted[:4].tolist()
 
 
 def test_more_tokens_than_positions_are_refused() -> None:
-    scorer = TransformersScorer(make_llama(positions=16))
+    scorer = TransformersRunner(make_llama(positions=16))
     item = Item(tuple(range(12)), (Answer((1, 2, 3, 4, 5), 5),))
     with pytest.raises(InputError, match="17 tokens are more than the model's 16 positions"):
         score_answers(scorer, [item], what="test")
@@ -144,7 +145,7 @@ def test_more_tokens_than_positions_are_refused() -> None:
         scorer.generate(tuple(range(12)), 5, lambda _: False)
 
 
-@pytest.mark.parametrize("kind", [TransformersScorer, Apart])
+@pytest.mark.parametrize("kind", [TransformersRunner, Apart])
 def test_predictions_that_are_no_numbers_are_refused(kind: Any) -> None:
     model = make_llama()
     with torch.no_grad():
@@ -156,7 +157,7 @@ def test_predictions_that_are_no_numbers_are_refused(kind: Any) -> None:
 def test_progress_ends_at_the_whole() -> None:
     told: list[float | None] = []
     score_answers(
-        TransformersScorer(make_llama()),
+        TransformersRunner(make_llama()),
         make_items(),
         what="test",
         progress=lambda _, fraction: told.append(fraction),
