@@ -13,6 +13,7 @@
 #include "bind.h"
 #include "cpu/isa.h"
 #include "cpu/matmul.h"
+#include "cpu/openmp.h"
 #include "cpu/packed.h"
 #include "cpu/pool.h"
 
@@ -291,6 +292,11 @@ void bind_kernels(py::module_& module) {
             set_configured_threads(static_cast<int>(threads));
         },
         py::arg("threads"), "Set what threads() returns.");
+    module.def(
+        "share_openmp", &share_openmp,
+        "Run from now on on the threads of the GNU OpenMP runtime that this process has loaded, "
+        "torch's, so that two pools do not fight for the cores; return whether there is one. Calls "
+        "for another number of threads than it has keep their own.");
 }
 
 }  // namespace sllmbench

@@ -29,23 +29,6 @@ _PR_SET_PDEATHSIG = 1
 _STDERR_KEPT_BYTES = 8192
 
 
-_GOMP_SPINS = 10_000
-"""How often an idle OpenMP thread looks for work before it sleeps; libgomp's own 300,000 take some
-4 ms, in which torch's threads hold the cores that our pool's want after every operator of torch's
-that ran in parallel. SmolLM2-135M on two cores of a Zen 4, t/s of prefill (128 tokens) / decode,
-medians of 8 repetitions in turns:
-  spins           bf16          int4-g32      in another run, fp32 too
-  300,000         662 / 27.8     946 / 72.2   bf16 634 / 27.6, fp32 525 / 17.0, int4  878 / 61.2
-  100,000         752 / 29.4     990 / 74.0
-  30,000          745 / 29.5     995 / 76.1
-  10,000          778 / 30.0    1226 / 74.2   bf16 634 / 28.5, fp32 504 / 16.5, int4 1126 / 68.9
-  5,000                                       bf16 671 / 27.4, fp32 514 / 17.4, int4 1202 / 62.5
-  1,000           725 / 23.5    1344 / 75.8
-  0 (PASSIVE)     560 / 20.8    1108 / 70.1
-Repetitions of one setting lie up to a fifth apart: the floats lose below 5,000 spins, and above
-10,000 our prefill does."""
-
-
 class WorkerError(RuntimeError):
     """A path's process died or met a bug; ``detail`` holds what it last said on stderr."""
 
@@ -198,10 +181,7 @@ def serve(parent_pid: int, commands_of: Callable[[Progress], Commands]) -> None:
 def _environment() -> dict[str, str]:
     """This process's variables and the child's own."""
     # The parent has fetched everything: a child that asked the hub again would time it.
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    if "OMP_WAIT_POLICY" not in environment:
-        environment.setdefault("GOMP_SPINCOUNT", str(_GOMP_SPINS))
-    return environment
+    return {**os.environ, "HF_HUB_OFFLINE": "1"}
 
 
 def _die_with(parent_pid: int) -> None:

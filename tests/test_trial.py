@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -21,6 +20,7 @@ from sllmbench.worker import WorkerError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -44,32 +44,6 @@ def loaded(tiny_llama: Path) -> Iterator[tuple[Trial, dict[str, Any]]]:
     )
     yield made, result
     made.kill()
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "spins"),
-    [
-        (None, "", b"10000"),
-        ("GOMP_SPINCOUNT", "7", b"7"),
-        ("OMP_WAIT_POLICY", "ACTIVE", None),
-    ],
-)
-def test_torchs_threads_leave_the_cores_soon_unless_the_user_says_how_long(
-    monkeypatch: pytest.MonkeyPatch, name: str | None, value: str, spins: bytes | None
-) -> None:
-    for variable in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
-        monkeypatch.delenv(variable, raising=False)
-    if name is not None:
-        monkeypatch.setenv(name, value)
-    made = Trial("fp32")
-    try:
-        with pytest.raises(WorkerError, match="KeyError"):  # it has started
-            made.ask("nonsense")
-        environment = Path(f"/proc/{made.pid}/environ").read_bytes().split(b"\0")
-    finally:
-        made.kill()
-    variables = dict(entry.split(b"=", 1) for entry in environment if entry)
-    assert variables.get(b"GOMP_SPINCOUNT") == spins
 
 
 def test_load_is_timed(loaded: tuple[Trial, dict[str, Any]]) -> None:

@@ -14,6 +14,8 @@
 #include <string>
 #include <thread>
 
+#include "cpu/openmp.h"
+
 namespace sllmbench {
 namespace {
 
@@ -37,20 +39,39 @@ inline void pause_cpu() {
 #endif
 }
 
+// A call's tasks, taken in pieces by every thread that comes.
+struct Tasks {
+    TaskFunction function;
+    void* context;
+    std::int64_t count;
+    int threads;
+    alignas(64) std::atomic<std::int64_t> next{0};
+
+    void take() {
+        std::int64_t begin = next.load(std::memory_order_relaxed);
+        while (begin < count) {
+            const std::int64_t piece = std::max<std::int64_t>(1, (count - begin) / (2 * threads));
+            if (next.compare_exchange_weak(begin, begin + piece, std::memory_order_relaxed)) {
+                function(context, begin, begin + piece);
+                begin = next.load(std::memory_order_relaxed);
+            }
+        }
+    }
+};
+
 class Pool {
  public:
-    void run(std::int64_t tasks, int threads, TaskFunction function, void* context) {
+    void run(Tasks& tasks) {
         std::lock_guard<std::mutex> lock(call_);
-        for (; workers_ < threads - 1; ++workers_) std::thread([this] { work(); }).detach();
-        job_ = {function, context, tasks, threads};
+        for (; workers_ < tasks.threads - 1; ++workers_) std::thread([this] { work(); }).detach();
+        tasks_ = &tasks;
         caller_cpu_.store(sched_getcpu(), std::memory_order_relaxed);
-        wanted_.store(threads, std::memory_order_relaxed);
-        next_.store(0, std::memory_order_relaxed);
+        wanted_.store(tasks.threads, std::memory_order_relaxed);
         // Open the gate: a new generation, nobody inside.
         const std::uint32_t gate = gate_.load(std::memory_order_relaxed);
         gate_.store(((gate & ~(kOpen | kInside)) + kGeneration) | kOpen);
         gate_.notify_all();
-        take_tasks();
+        tasks.take();
         gate_.fetch_and(~kOpen, std::memory_order_acq_rel);
         wait_until_empty();
     }
@@ -62,26 +83,6 @@ class Pool {
     static constexpr std::uint32_t kOpen = 1u << 10;
     static constexpr std::uint32_t kGeneration = 1u << 11;
     static_assert(kMaxThreads < static_cast<int>(kInside));
-
-    struct Job {
-        TaskFunction function;
-        void* context;
-        std::int64_t tasks;
-        int threads;
-    };
-
-    void take_tasks() {
-        const Job job = job_;
-        std::int64_t begin = next_.load(std::memory_order_relaxed);
-        while (begin < job.tasks) {
-            const std::int64_t piece =
-                std::max<std::int64_t>(1, (job.tasks - begin) / (2 * job.threads));
-            if (next_.compare_exchange_weak(begin, begin + piece, std::memory_order_relaxed)) {
-                job.function(job.context, begin, begin + piece);
-                begin = next_.load(std::memory_order_relaxed);
-            }
-        }
-    }
 
     void wait_until_empty() {
         for (int spins = 0; (gate_.load(std::memory_order_acquire) & kInside) != 0; ++spins) {
@@ -112,9 +113,9 @@ class Pool {
             done = gate & ~(kOpen | kInside);
             const int inside = enter(gate);
             if (inside == 0) continue;
-            // The caller now waits for us, so job_ stays as it is until we leave. Earlier calls may
-            // have left more workers than this job wants.
-            if (inside < job_.threads) take_tasks();
+            // The caller now waits for us, so its tasks stay where they are until we leave. Earlier
+            // calls may have left more workers than these want.
+            if (inside < tasks_->threads) tasks_->take();
             gate_.fetch_sub(1, std::memory_order_release);
         }
     }
@@ -156,10 +157,9 @@ class Pool {
 
     std::mutex call_;
     int workers_ = 0;
-    Job job_{};
+    Tasks* tasks_ = nullptr;
     std::atomic<int> caller_cpu_{-1}, wanted_{1};
     alignas(64) std::atomic<std::uint32_t> gate_{0};
-    alignas(64) std::atomic<std::int64_t> next_{0};
 };
 
 // Never destroyed: the workers are detached and may look at it until the process ends. A forked
@@ -219,7 +219,10 @@ void set_configured_threads(int threads) {
 void pool_run(std::int64_t tasks, int threads, TaskFunction function, void* context) {
     if (tasks <= 0) return;
     if (threads == 1 || tasks == 1) return function(context, 0, tasks);
-    pool().run(tasks, threads, function, context);
+    Tasks all{function, context, tasks, threads};
+    const auto take = [](void* data) { static_cast<Tasks*>(data)->take(); };
+    if (openmp_run(threads, take, &all)) return;
+    pool().run(all);
 }
 
 }  // namespace sllmbench

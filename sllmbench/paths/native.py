@@ -18,6 +18,9 @@ from sllmbench.quantizers import quantize
 if TYPE_CHECKING:
     from sllmbench.checkpoints.base import Checkpoint
 
+# Beside torch, whose OpenMP threads and ours would fight for the cores.
+_native.share_openmp()
+
 HEAD_FORMAT = "int8"
 """The output layer of our int4 paths: at 4 bits it costs most of the quality that 4 bits cost."""
 
