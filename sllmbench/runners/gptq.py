@@ -86,7 +86,9 @@ def _load_gptqmodel(folder: Path) -> Any:
 
 _LIBRARIES = {
     "auto-gptq": _Library("auto-gptq", ("gptq",), True, _start_auto_gptq, _load_auto_gptq),
-    "gptqmodel": _Library("gptqmodel", ("gptq", "gptq_v2"), False, _start_gptqmodel, _load_gptqmodel),
+    "gptqmodel": _Library(
+        "gptqmodel", ("gptq", "gptq_v2"), False, _start_gptqmodel, _load_gptqmodel
+    ),
 }
 NAMES = tuple(_LIBRARIES)
 

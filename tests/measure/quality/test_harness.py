@@ -23,7 +23,20 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 
 from sllmbench.measure.quality import harness  # noqa: E402
 
-WORDS = "river falcon copper garden winter amber mill roof summer others year white".split()
+WORDS = [
+    "river",
+    "falcon",
+    "copper",
+    "garden",
+    "winter",
+    "amber",
+    "mill",
+    "roof",
+    "summer",
+    "others",
+    "year",
+    "white",
+]
 
 
 def make_questions() -> list[Question]:

@@ -16,8 +16,8 @@ from sllmbench.measure.memory import PeakRss
 from sllmbench.measure.quality import perplexity
 from sllmbench.measure.quality.divergence import TOP_K, ReferenceLogProbs
 from sllmbench.measure.quality.perplexity import cut, score_text
-from sllmbench.runners.transformers import TransformersRunner
 from sllmbench.record import Quality
+from sllmbench.runners.transformers import TransformersRunner
 
 VOCAB = 331
 MIB = 1024**2
