@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sllmbench.bench import run
     from sllmbench.errors import InputError
+    from sllmbench.evaluation import evaluate
     from sllmbench.formats import QuantFormat, QuantTensor
     from sllmbench.hardware import machine
     from sllmbench.measure.energy import EnergyProbe, measure_energy
@@ -21,6 +22,7 @@ __all__ = [
     "InputError",
     "QuantFormat",
     "QuantTensor",
+    "evaluate",
     "load_model",
     "machine",
     "matmul",
@@ -35,6 +37,7 @@ _HOME = {
     "InputError": "sllmbench.errors",
     "QuantFormat": "sllmbench.formats",
     "QuantTensor": "sllmbench.formats",
+    "evaluate": "sllmbench.evaluation",
     "load_model": "sllmbench.model",
     "machine": "sllmbench.hardware",
     "matmul": "sllmbench.paths.native",

@@ -31,12 +31,18 @@ class RunOrigin:
         run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
         return cls(run_id, MachineFacts(**hardware.facts()), revision.current())
 
-    def fields(self) -> dict[str, Any]:
-        """The fields of :class:`sllmbench.record.Origin` for a record that is made now."""
+    def fields(self, libraries: dict[str, str] | None = None) -> dict[str, Any]:
+        """The fields of :class:`sllmbench.record.Origin` for a record that is made now.
+
+        ``libraries`` are those of the process that measured, where it was another's interpreter.
+        """
+        machine = self.machine
+        if libraries is not None:
+            machine = machine.model_copy(update={"libraries": libraries})
         return {
             "run_id": self.run_id,
             "created_utc": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "sllmbench_version": metadata.version("sllmbench"),
-            "machine": self.machine,
+            "machine": machine,
             "commit": self.commit,
         }

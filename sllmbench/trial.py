@@ -8,21 +8,24 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from sllmbench.errors import InputError
 from sllmbench.worker import Worker, serve
 
 if TYPE_CHECKING:
     from sllmbench.checkpoints.base import Progress
     from sllmbench.measure.timing import Phase
+    from sllmbench.model import ModelFacts
+    from sllmbench.record import Arithmetic
     from sllmbench.worker import Commands
 
 
 class Trial(Worker):
     """The parent's handle on the process that measures one path."""
 
-    def __init__(self, path: str, share: IO[bytes] | None = None) -> None:
-        """Start the process; ``share`` is as :class:`Worker` takes it."""
-        super().__init__(path, "sllmbench.trial", share)
+    def __init__(
+        self, path: str, share: IO[bytes] | None = None, interpreter: str = sys.executable
+    ) -> None:
+        """Start the process; ``share`` and ``interpreter`` are as :class:`Worker` takes them."""
+        super().__init__(path, "sllmbench.trial", share, interpreter)
 
 
 class _Child:
@@ -30,47 +33,34 @@ class _Child:
 
     def __init__(self, tell: Progress) -> None:
         self._progress = tell
-        self._model: Any = None
         self._warm = False
 
     def load(
-        self, model: str, path: str, arithmetic: str, threads: int, prompt_ids: list[int]
+        self, model: str, path: str, arithmetic: Arithmetic, threads: int, prompt_ids: list[int]
     ) -> dict[str, Any]:
         """Load the model on the path; the clock and the memory watch start after the imports."""
-        import torch
-
-        from sllmbench import _native
+        from sllmbench import hardware, runners
         from sllmbench.checkpoints import open_checkpoint
-        from sllmbench.measure import accuracy, timing  # noqa: F401  (imports cost memory)
+        from sllmbench.measure import timing  # noqa: F401  (imports cost memory)
         from sllmbench.measure.energy import EnergyProbe
         from sllmbench.measure.interference import Watch
         from sllmbench.measure.phases import MemoryWatch
-        from sllmbench.model import load_model
+        from sllmbench.measure.quality import commands  # noqa: F401
 
-        try:
-            _native.set_threads(threads)
-        except ValueError as error:
-            raise InputError(str(error)) from error
-        torch.set_num_threads(threads)
-        _import_architecture(open_checkpoint(model).config())
-        self._path = path
-        self._prompt_ids = torch.tensor([prompt_ids], dtype=torch.int64)
+        chosen = runners.resolve(path, arithmetic)
+        chosen.start_libraries(open_checkpoint(model))
+        self._prompt_ids = prompt_ids
         self._interference = Watch()
         self._probe = EnergyProbe()
         self._probe.measure_idle()
         self._watch = MemoryWatch()
         self._watch.start()
         start_ns = time.perf_counter_ns()
-        self._model = load_model(
-            open_checkpoint(model),
-            path,
-            arithmetic="exact" if arithmetic == "exact" else "int8",
-            threads=threads,
-            progress=self._progress,
-        )
+        self._runner = chosen.load(open_checkpoint(model), threads, self._progress)
         load_ns = time.perf_counter_ns() - start_ns
         self._memory = [self._watch.end("load")]
-        return {"load_ns": load_ns}
+        libraries = hardware.libraries() | hardware.libraries(chosen.libraries)
+        return {"load_ns": load_ns, "libraries": libraries}
 
     def time(self, n_gen: int) -> dict[str, Any]:
         """One repetition: a request, then a decode from an empty cache; warmed up before the first.
@@ -81,24 +71,24 @@ class _Child:
         from sllmbench.measure.energy import EnergyWindow, measure_energy
         from sllmbench.measure.timing import time_decode, time_request, warm_up
 
-        first_id = int(self._prompt_ids[0, 0])
+        first_id = self._prompt_ids[0]
         if not self._warm:
-            warm_up(self._model, self._prompt_ids, n_gen)
+            warm_up(self._runner, self._prompt_ids, n_gen)
             self._measure_memory(n_gen)
             self._warm = True
         # Others ran since the last turn: one untimed token wakes the threads and refills caches.
-        time_decode(self._model, 1, first_id)
+        time_decode(self._runner, 1, first_id)
         self._interference.forget()
         self._interference.start()
-        request = time_request(self._model, self._prompt_ids, n_gen)
+        request = time_request(self._runner, self._prompt_ids, n_gen)
         decode, decodes_ns = measure_energy(
-            lambda: time_decode(self._model, n_gen, first_id), self._probe
+            lambda: time_decode(self._runner, n_gen, first_id), self._probe
         )
         interference = self._interference.stop()
         prefill = EnergyWindow(reason=self._probe.reason)
         if self._probe.reason is None:
             prefill, _ = measure_energy(
-                lambda: time_request(self._model, self._prompt_ids, 1), self._probe
+                lambda: time_request(self._runner, self._prompt_ids, 1), self._probe
             )
         peak_rss_bytes, peak_rss_reason = self._watch.peak()
         return {
@@ -112,19 +102,19 @@ class _Child:
             "interference": interference.model_dump(),
             "peak_rss_bytes": peak_rss_bytes,
             "peak_rss_reason": peak_rss_reason,
-            "facts": _facts(self._model),
+            "facts": _facts(self._runner.facts()),
         }
 
     def _measure_memory(self, n_gen: int) -> None:
         """Run an untimed request and note what each of its phases holds."""
         from sllmbench.measure.timing import time_request
 
-        def watch(phase: Phase, cache: Any) -> None:
-            self._memory.append(self._watch.end(phase, cache))
+        def watch(phase: Phase) -> None:
+            self._memory.append(self._watch.end(phase, self._runner.cache_bytes()))
             self._watch.start()
 
         self._watch.start()
-        time_request(self._model, self._prompt_ids, n_gen, watch)
+        time_request(self._runner, self._prompt_ids, n_gen, watch)
 
     def quality(
         self, ids: list[int], text: str, context: int, save: str | None, reference: str | None
@@ -132,10 +122,11 @@ class _Child:
         """Perplexity over ``ids``; the divergence where reference log-probabilities are given."""
         import torch
 
-        from sllmbench.measure.accuracy import ReferenceLogProbs, evaluate
+        from sllmbench.measure.quality.divergence import ReferenceLogProbs
+        from sllmbench.measure.quality.perplexity import evaluate
 
         quality = evaluate(
-            self._model,
+            self._runner,
             torch.tensor(ids, dtype=torch.int64),
             text_name=text,
             context=context,
@@ -145,21 +136,19 @@ class _Child:
         )
         return quality.model_dump()
 
+    def score(self, kind: str, **arguments: Any) -> dict[str, Any]:
+        """Let the model answer one task of ``sllmbench eval``."""
+        from sllmbench.measure.quality.commands import COMMANDS
 
-def _import_architecture(config: Any) -> None:
-    """Import the model's classes, making no weights: they are no part of load time and memory."""
-    import torch
-    from transformers import AutoModelForCausalLM
+        return COMMANDS[kind](self._runner, self._progress, **arguments)
 
-    with torch.device("meta"):
-        AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    def facts(self) -> dict[str, Any]:
+        """What the record says of the model and of the kernels that have run in it."""
+        return _facts(self._runner.facts())
 
 
-def _facts(model: Any) -> dict[str, Any]:
+def _facts(facts: ModelFacts) -> dict[str, Any]:
     """What the record says of the model and the kernels that ran in it."""
-    from sllmbench.model import describe
-
-    facts = describe(model)
     summary = facts.summary()
     return {
         "format": facts.format,
@@ -177,7 +166,13 @@ def _facts(model: Any) -> dict[str, Any]:
 
 def _commands(tell: Progress) -> Commands:
     child = _Child(tell)
-    return {"load": child.load, "time": child.time, "quality": child.quality}
+    return {
+        "load": child.load,
+        "time": child.time,
+        "quality": child.quality,
+        "score": child.score,
+        "facts": child.facts,
+    }
 
 
 if __name__ == "__main__":

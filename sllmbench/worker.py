@@ -41,7 +41,13 @@ class WorkerError(RuntimeError):
 class Worker:
     """The parent's handle on the process of one path."""
 
-    def __init__(self, path: str, module: str, share: IO[bytes] | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        module: str,
+        share: IO[bytes] | None = None,
+        interpreter: str = sys.executable,
+    ) -> None:
         """Start the process; it waits for commands.
 
         Args:
@@ -49,13 +55,14 @@ class Worker:
             module: what the process runs; it gives its commands to :func:`serve`.
             share: an open file that the child may read and write as ``shared_file``; it needs no
                 name on disk, so nothing is left behind however the processes end.
+            interpreter: the Python that runs it; sllmbench is installed there.
         """
         self.path = path
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (closed in kill)
         self._share = share
         # -P: the folder one happens to be in must not shadow the installed package.
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", module, str(os.getpid())],
+            [interpreter, "-P", "-m", module, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

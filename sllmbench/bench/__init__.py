@@ -15,7 +15,7 @@ from sllmbench.measure.memory import available_bytes
 from sllmbench.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 __all__ = ["Failure", "Plan", "RunResult", "execute", "make_plan", "run"]
@@ -38,6 +38,7 @@ def run(
     text: str = "openwebtext",
     device: str = "cpu",
     seed: int = 0,
+    interpreters: Mapping[str, str] | None = None,
     store: Path | str | None = None,
     progress: Progress = silent,
 ) -> RunResult:
@@ -65,6 +66,7 @@ def run(
         text: an evaluation text's name or a UTF-8 file.
         device: ``cpu``.
         seed: of the order of turns, and of the prompt where there is no text.
+        interpreters: by path the Python that it runs in, where that is not this one.
         store: the SQLite file that records are added to; None takes the user's data directory.
         progress: told what is being done and the fraction of the run that is done.
 
@@ -75,6 +77,7 @@ def run(
         plan = make_plan(
             model,
             paths,
+            interpreters=interpreters or {},
             n_prompt=n_prompt,
             n_gen=n_gen,
             repetitions=repetitions,

@@ -8,17 +8,18 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from sllmbench import _native, assets, paths
+from sllmbench import _native, assets, runners
+from sllmbench.bench.interpreters import inspect
 from sllmbench.checkpoints import open_checkpoint
 from sllmbench.checkpoints.base import Progress, silent
 from sllmbench.checkpoints.random import RandomCheckpoint
 from sllmbench.errors import InputError
 from sllmbench.measure.sampling import Limits
-from sllmbench.model import estimate_bytes, required_tensors
+from sllmbench.model import required_tensors
 from sllmbench.paths import Arithmetic
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sllmbench.checkpoints.base import Checkpoint
 
@@ -29,9 +30,9 @@ _LEAST_EVAL_TOKENS = 3  # two predictions, the least that have a standard error
 _PRECISION_SECONDS = 300.0
 """To reach a precision where nothing else is said."""
 _REFERENCES = ("fp32", "bf16", "fp16")
-_PROCESS_BYTES = 450 << 20
+PROCESS_BYTES = 450 << 20
 """Resident memory of a process with torch and transformers imported and their threads started."""
-_QUALITY_BYTES = 400 << 20
+QUALITY_BYTES = 400 << 20
 """Logits of a slice of a window, their log-softmax, the reference's and what compares them."""
 _READ_BYTES = 64 << 20
 _LAYER_BYTES, _HEAD_BYTES = 16, 4
@@ -46,6 +47,7 @@ class Plan:
     Attributes:
         precision: takes more than the repetitions until the medians are known so well.
         max_seconds: of a wave's repetitions.
+        interpreters: the Python of the paths that do not run in this one.
         waves: paths whose processes live, and take turns, together; the reference is in the first.
         prompt_ids: the prompt of every request, n_prompt tokens.
         eval_ids: the tokens of the quality measurement; empty where there is none.
@@ -54,6 +56,7 @@ class Plan:
 
     model: str
     provenance: str
+    interpreters: Mapping[str, str]
     waves: tuple[tuple[str, ...], ...]
     reference: str
     n_prompt: int
@@ -85,6 +88,7 @@ def make_plan(
     model: str,
     path_names: Sequence[str] | None,
     *,
+    interpreters: Mapping[str, str],
     n_prompt: int,
     n_gen: int,
     repetitions: int,
@@ -129,9 +133,9 @@ def make_plan(
     if device != "cpu":
         raise InputError(f"device {device!r} has no paths in this version; choose cpu")
     for name in path_names or ():
-        paths.resolve(name)
+        runners.resolve(name)
     if path_names is not None:
-        _check_names(path_names, reference)
+        check_names(path_names, reference)
     try:
         thread_count = _native.threads() if threads is None else threads
         _native.active_isa()
@@ -139,9 +143,9 @@ def make_plan(
         raise InputError(str(error)) from error
 
     checkpoint = open_checkpoint(model, progress)
-    chosen = _runnable(checkpoint, path_names)
+    chosen = runnable(checkpoint, path_names, interpreters)
     if path_names is None:
-        _check_names(chosen, reference)
+        check_names(chosen, reference)
     reference_path = reference or next((p for p in _REFERENCES if p in chosen), chosen[0])
     config = checkpoint.config().get_text_config()
     longest = getattr(config, "max_position_embeddings", None)
@@ -162,10 +166,10 @@ def make_plan(
         generator = random.Random(seed)
         prompt_ids = tuple(generator.randrange(config.vocab_size) for _ in range(n_prompt))
         eval_ids = ()
-    tensors = required_tensors(checkpoint, chosen)
-    needs = {name: estimate_bytes(checkpoint, name) + _PROCESS_BYTES for name in chosen}
+    tensors = required_tensors(checkpoint, [])
+    needs = needed_bytes(checkpoint, chosen, progress)
     # Of a wave's paths one runs at a time, so one at most needs room to work in.
-    workspace = _working_bytes(checkpoint) + (_QUALITY_BYTES if eval_ids else 0)
+    workspace = _working_bytes(checkpoint) + (QUALITY_BYTES if eval_ids else 0)
     ordered = sorted(chosen, key=lambda name: name != reference_path)
     waves = split_into_waves({name: needs[name] for name in ordered}, workspace, available_bytes)
     if not isinstance(checkpoint, RandomCheckpoint):  # whose weights are made, not read
@@ -173,6 +177,7 @@ def make_plan(
     return Plan(
         model=model,
         provenance=checkpoint.provenance,
+        interpreters=dict(interpreters),
         waves=waves,
         reference=reference_path,
         n_prompt=n_prompt,
@@ -219,7 +224,12 @@ def split_into_waves(
     return tuple(tuple(wave) for wave in waves)
 
 
-def _check_names(names: Sequence[str], reference: str | None) -> None:
+def check_names(names: Sequence[str], reference: str | None) -> None:
+    """Refuse no path, one given twice and a reference that is not among them.
+
+    Raises:
+        InputError: one of these.
+    """
     if not names:
         raise InputError("no paths to run; `sllmbench paths` lists them")
     twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
@@ -229,14 +239,38 @@ def _check_names(names: Sequence[str], reference: str | None) -> None:
         raise InputError(f"the reference {reference!r} is not among the paths {', '.join(names)}")
 
 
-def _runnable(checkpoint: Checkpoint, names: Sequence[str] | None) -> tuple[str, ...]:
-    if names is None:
-        return paths.default_paths(checkpoint)
-    for name in names:
-        reason = paths.resolve(name).unsupported(checkpoint)
+def runnable(
+    checkpoint: Checkpoint, names: Sequence[str] | None, interpreters: Mapping[str, str]
+) -> tuple[str, ...]:
+    """The paths asked for, or with None the default ones that can run.
+
+    Raises:
+        InputError: one that was asked for cannot run, an interpreter cannot run sllmbench, or it is
+            of a path that was not asked for.
+    """
+    chosen = runners.default_paths(checkpoint) if names is None else tuple(names)
+    unused = next((name for name in interpreters if name not in chosen), None)
+    if unused is not None:
+        raise InputError(f"--in names {unused}, which is not among the paths {', '.join(chosen)}")
+    installed = {name: inspect(name, python) for name, python in interpreters.items()}
+    for name in chosen:
+        reason = runners.resolve(name).unsupported(checkpoint, installed.get(name))
         if reason is not None:
             raise InputError(f"path {name} cannot run here: {reason}")
-    return tuple(names)
+    return chosen
+
+
+def needed_bytes(
+    checkpoint: Checkpoint, names: Sequence[str], progress: Progress
+) -> dict[str, int]:
+    """Prepare paths; bytes that each one's process will hold while it waits.
+
+    Raises:
+        InputError: a path cannot run the model after all.
+    """
+    return {
+        name: runners.resolve(name).prepare(checkpoint, progress) + PROCESS_BYTES for name in names
+    }
 
 
 def _read_through(checkpoint: Checkpoint, tensors: Sequence[str], progress: Progress) -> None:
@@ -261,15 +295,7 @@ def _working_bytes(checkpoint: Checkpoint) -> int:
 def _text_ids(tokenizer: Any, text: str, count: int, progress: Progress) -> tuple[int, ...]:
     """Take the first ``count`` tokens of a text (an asset's name or a UTF-8 file), without BOS."""
     progress("tokenising the text", None)
-    if "/" in text or "." in text:  # a file; a bare name is always a packaged text
-        try:
-            content = Path(text).read_text(encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"cannot read the text {text}: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise InputError(f"the text {text} is not UTF-8; convert it first") from error
-    else:
-        content = assets.text(text, progress)
+    content = assets.read_text(text, progress)
     ids = tokenizer(content, add_special_tokens=False, verbose=False)["input_ids"]
     if len(ids) < count:
         raise InputError(

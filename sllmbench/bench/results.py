@@ -48,11 +48,13 @@ class Measured:
     Attributes:
         repetitions: the replies to the command ``time``, those of the warm-up too.
         rounds: what took them.
+        libraries: versions of those in the path's own process.
     """
 
     wave: tuple[str, ...]
     rounds: Rounds | None = None
     load_ns: int = 0
+    libraries: dict[str, str] = field(default_factory=dict)
     repetitions: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -83,7 +85,7 @@ class Recorder:
         prefill_ns = [row["prefill_ns"] for row in rows]
         decode_ns = [row["decode_ns"] for row in rows]
         return Record(
-            **self.origin.fields(),
+            **self.origin.fields(measured.libraries),
             model=plan.model,
             provenance=plan.provenance,
             path=path,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from dataclasses import dataclass
 from functools import partial
 from typing import IO, TYPE_CHECKING
@@ -89,10 +90,11 @@ class Session:
         return bool(self.records) or any(m.repetitions for m in self._measured.values())
 
     def _load(self, path: str, wave: tuple[str, ...]) -> None:
-        self._trials[path] = trial = Trial(path, self._log_probs)
+        interpreter = self._plan.interpreters.get(path, sys.executable)
+        self._trials[path] = trial = Trial(path, self._log_probs, interpreter)
         self._measured[path] = Measured(wave)
         with self._steps.step(f"{path}: loading", _LOAD_STEP) as progress:
-            self._measured[path].load_ns = trial.ask(
+            reply = trial.ask(
                 "load",
                 progress,
                 model=self._plan.model,
@@ -100,7 +102,9 @@ class Session:
                 arithmetic=self._plan.arithmetic,
                 threads=self._plan.threads,
                 prompt_ids=self._plan.prompt_ids,
-            )["load_ns"]
+            )
+        self._measured[path].load_ns = reply["load_ns"]
+        self._measured[path].libraries = reply["libraries"]
         trial.pause()
 
     def take_turn(self, path: str) -> Turn | None:

@@ -29,6 +29,8 @@ class Checkpoint(ABC):
 
     name: str
     """As the user asked for it."""
+    location: Path | None = None
+    """The folder or the file of the weights; None where they are made, not read."""
     provenance: str
     """What the weights are, said in every record: e.g. ``dequantised Q4_1``."""
     quality_unavailable: str | None

@@ -56,7 +56,7 @@ class GgufCheckpoint(Checkpoint):
                 cannot read; or the cache cannot be written.
         """
         self.name = name
-        file = self.file = file.absolute()
+        file = self.file = self.location = file.absolute()
         self._header = read_header(file)
         self._floats = _converted(self._header, name, identity or _identity(file), progress)
         self.provenance = _provenance(self._header)

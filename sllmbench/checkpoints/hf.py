@@ -55,7 +55,7 @@ class FolderCheckpoint(Checkpoint):
             InputError: it holds no safetensors, lacks a shard, or is corrupt.
         """
         self.name = name
-        self._folder = folder
+        self._folder = self.location = folder
         self._settings = read_settings(folder)
         self._stored = _stored_tensors(folder)
         self._check_sizes()

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["gptq", "gptq_v2", "awq", "compressed-tensors", "hf"]
 FloatType = Literal["float32", "bfloat16", "float16"]
+_HEAD, _EMBEDDING = "lm_head.weight", "embed_tokens.weight"
 SHARD_BYTES = 1 << 30
 """What a shard holds at most, and with it the memory that writing takes."""
 
@@ -169,7 +170,12 @@ class _Writer:
         if isinstance(tensor, QuantTensor):
             self.shards.add(self._parts(name, tensor))
         else:
-            self.shards.add({name: self._floats(name, tensor)})
+            floats = self._floats(name, tensor)
+            self.shards.add({name: floats})
+            # auto-gptq ties the other way round: it overwrites the embedding by the output layer,
+            # with zeros where the file has none.
+            if self.kind.startswith("gptq") and self._is_tied_embedding(name):
+                self.shards.add({_HEAD: floats.clone()})
 
     def _parts(self, name: str, weight: QuantTensor) -> dict[str, torch.Tensor]:
         import torch
@@ -187,6 +193,9 @@ class _Writer:
         except InputError as error:
             raise InputError(f"{name} cannot be written as {self.kind}: {error}") from error
         return {f"{stem}{part}": torch.from_numpy(array) for part, array in parts.items()}
+
+    def _is_tied_embedding(self, name: str) -> bool:
+        return _HEAD not in self.known and name.endswith(_EMBEDDING)
 
     def _floats(self, name: str, values: NDArray[np.float32]) -> torch.Tensor:
         import torch
@@ -224,7 +233,7 @@ class _Writer:
 
     def _settings(self, scheme: Scheme) -> dict[str, Any]:
         # A tied output layer is a linear module all the same, so it must be named as one of floats.
-        tied = [] if "lm_head.weight" in self.known else ["lm_head"]
+        tied = [] if _HEAD in self.known else ["lm_head"]
         said = scheme.config([*tied, *self.floats])
         own = GptqScheme.DEFAULTS if isinstance(scheme, GptqScheme) else ()
         for key, value in self.quantization.items():

@@ -13,7 +13,17 @@ from typing import Annotated
 
 import typer
 
-from sllmbench.cli.commands import ab, compare, doctor, history, kernel, machine, quantize, run
+from sllmbench.cli.commands import (
+    ab,
+    compare,
+    doctor,
+    evaluate,
+    history,
+    kernel,
+    machine,
+    quantize,
+    run,
+)
 from sllmbench.errors import InputError
 
 app = typer.Typer(
@@ -61,6 +71,7 @@ def _options(
 
 
 app.command()(run.run)
+app.command("eval")(evaluate.evaluate)
 app.command()(kernel.kernel)
 app.command()(quantize.quantize)
 app.command()(compare.compare)

@@ -26,6 +26,18 @@ StoreOption = Annotated[
 ]
 
 
+InterpretersOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--in",
+        help="The Python that a path runs in, of an environment with sllmbench in it."
+        " May be given several times.",
+        metavar="PATH=PYTHON",
+        show_default="this one",
+    ),
+]
+
+
 class Output(StrEnum):
     """What a command that measures writes to stdout."""
 
@@ -67,6 +79,23 @@ class Arithmetic(StrEnum):
 def names(text: str | None) -> list[str] | None:
     """Split at commas."""
     return None if text is None else [name.strip() for name in text.split(",")]
+
+
+def pairs(option: str, texts: Sequence[str] | None) -> dict[str, str]:
+    """Read every ``option``, each a name, ``=`` and what belongs to it.
+
+    Raises:
+        InputError: one has no name or nothing behind it, or a name is there twice.
+    """
+    found: dict[str, str] = {}
+    for text in texts or ():
+        name, _, value = text.partition("=")
+        if not name or not value:
+            raise InputError(f"{option} takes NAME=VALUE, not {text!r}")
+        if name in found:
+            raise InputError(f"{option} names {name} twice")
+        found[name] = value
+    return found
 
 
 def numbers(option: str, text: str) -> list[int]:

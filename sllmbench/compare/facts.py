@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from sllmbench.compare.series import Run
 from sllmbench.errors import InputError
-from sllmbench.record import BenchmarkRecord, KernelRecord
+from sllmbench.record import BenchmarkRecord, KernelRecord, QualityRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,12 @@ _OURS = "sllmbench"
 
 
 def of_record(record: AnyRecord, source: str) -> list[tuple[str, Run]]:
-    """Name a record's benchmarks: one of a kernel or a test, up to four of a run's path."""
+    """Name a record's benchmarks: one of a kernel or a test, up to four of a run's path.
+
+    A record of quality has none: it holds no times.
+    """
+    if isinstance(record, QualityRecord):
+        return []
     if isinstance(record, BenchmarkRecord):
         same = {"threads": str(record.threads), "isa": record.isa}
         return [(record.name, _run(record, record.samples_ns, record.interference, same, source))]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -21,6 +21,9 @@ from sllmbench.hardware.gpu import Gpu
 from sllmbench.hardware.load import ForeignProcess, Load
 from sllmbench.hardware.roofs import PeakRate, ReadBandwidth
 from sllmbench.hardware.roots import SYSTEM, Roots
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = [
     "Cache",
@@ -129,7 +132,7 @@ def machine(measure: bool = True, *, roots: Roots = SYSTEM) -> Machine:
         gpus=gpus,
         gpu_reason=gpu_reason,
         load=now,
-        libraries=_libraries(),
+        libraries=libraries(),
     )
 
 
@@ -145,7 +148,7 @@ def facts(*, roots: Roots = SYSTEM) -> dict[str, Any]:
         "memory_bytes": memory.total_bytes(roots),
         "isas": tuple(_native.supported_isas()),
         "os": _os(),
-        "libraries": _libraries(),
+        "libraries": libraries(),
     }
 
 
@@ -180,9 +183,10 @@ def _os() -> str:
     return f"{system.sysname} {system.release} {system.machine}"
 
 
-def _libraries() -> dict[str, str]:
+def libraries(names: Sequence[str] = _LIBRARIES) -> dict[str, str]:
+    """Versions of the installed ones among ``names``, by default those that every number has."""
     versions = {}
-    for name in _LIBRARIES:
+    for name in names:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

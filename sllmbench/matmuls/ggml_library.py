@@ -28,7 +28,7 @@ _NEEDED = ("libggml-base.so", "libggml-cpu.so")
 
 _MAX_THREADS = 512
 """``GGML_MAX_N_THREADS``."""
-_ISA_FLAGS = (
+ISA_FLAGS = (
     *("avx2", "avx_vnni", "avx512", "avx512_vnni", "avx512_bf16", "amx_int8"),
     *("neon", "dotprod", "matmul_int8", "sve"),
 )
@@ -96,7 +96,7 @@ _CPU: dict[str, tuple[Any, ...]] = {
     "ggml_backend_cpu_set_threadpool": (None, c_void_p, c_void_p),
     "ggml_threadpool_new": (c_void_p, POINTER(ThreadpoolParams)),
     "ggml_threadpool_free": (None, c_void_p),
-    **{f"ggml_cpu_has_{flag}": (c_int,) for flag in _ISA_FLAGS},
+    **{f"ggml_cpu_has_{flag}": (c_int,) for flag in ISA_FLAGS},
 }
 
 
@@ -127,7 +127,7 @@ class GgmlLibrary:
 
     def isa(self) -> str:
         """The instruction sets that the build says it has."""
-        flags = [flag for flag in _ISA_FLAGS if getattr(self, f"cpu_has_{flag}")()]
+        flags = [flag for flag in ISA_FLAGS if getattr(self, f"cpu_has_{flag}")()]
         return "+".join(flags) or "generic"
 
     def extra_buffer_types(self, device: int) -> list[int]:

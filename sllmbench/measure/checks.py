@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from sllmbench.errors import InputError
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+
+class HasPositions(Protocol):
+    """Any model: how many tokens a sequence may have, None where there is no limit."""
+
+    positions: int | None
 
 
-def require_cpu(model: PreTrainedModel) -> None:
-    """Refuse a model elsewhere: the clocks here do not wait for a device's queue.
-
-    Raises:
-        InputError: the model is not on the CPU.
-    """
-    if model.device.type != "cpu":
-        raise InputError(f"the model is on {model.device}; only a model on the CPU can be timed")
-
-
-def require_positions(model: PreTrainedModel, n_tokens: int) -> None:
+def require_positions(model: HasPositions, n_tokens: int) -> None:
     """Refuse a sequence that is longer than the model's positions.
 
     Raises:
-        InputError: the model's configuration has fewer than ``n_tokens`` positions.
+        InputError: the model has fewer than ``n_tokens`` positions.
     """
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if positions is not None and n_tokens > positions:
+    if model.positions is not None and n_tokens > model.positions:
         raise InputError(
-            f"{n_tokens} tokens are more than the model's {positions} positions; ask for fewer"
+            f"{n_tokens} tokens are more than the model's {model.positions} positions; "
+            "ask for fewer"
         )

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from sllmbench.hardware.roots import KIB, SYSTEM, Roots, read_fields, read_text
 from sllmbench.measure.memory import PeakRss
 from sllmbench.measure.sensors import load_nvml
 from sllmbench.record import PhaseMemory
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 class MemoryWatch:
@@ -33,8 +30,10 @@ class MemoryWatch:
         if self._device != "cpu" and torch is not None and torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats(self._device)
 
-    def end(self, phase: Literal["load", "prefill", "decode"], cache: Any = None) -> PhaseMemory:
-        """Return what the phase held; ``cache`` is the model's key-value cache at its end."""
+    def end(
+        self, phase: Literal["load", "prefill", "decode"], kv_cache_bytes: int | None = None
+    ) -> PhaseMemory:
+        """Return what the phase held; ``kv_cache_bytes`` is what the model says of its cache."""
         peak_bytes, reason = self._peak.phase_bytes()
         pss_bytes, (mapped_bytes, resident_bytes) = self._read_pss_bytes(), self._read_mapped()
         if reason is None and (pss_bytes is None or mapped_bytes is None):
@@ -46,7 +45,7 @@ class MemoryWatch:
             pss_bytes=_above(pss_bytes, self._pss_bytes),
             file_mapped_bytes=_above(mapped_bytes, self._mapped_bytes),
             file_resident_bytes=_above(resident_bytes, self._resident_bytes),
-            kv_cache_bytes=None if cache is None else cache_bytes(cache),
+            kv_cache_bytes=kv_cache_bytes,
             cuda_allocated_bytes=allocated_bytes,
             cuda_reserved_bytes=reserved_bytes,
             cuda_driver_bytes=driver_bytes,
@@ -96,31 +95,6 @@ class MemoryWatch:
             driver_bytes,
             reason,
         )
-
-
-def cache_bytes(cache: Any) -> int | None:
-    """Bytes that a transformers cache holds, each storage once; None for an unknown kind."""
-    storages = {
-        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
-        for tensor in _tensors(cache)
-    }
-    return sum(storages.values()) if storages else None
-
-
-def _tensors(cache: Any) -> Iterator[Any]:
-    import torch
-
-    if isinstance(cache, torch.Tensor):
-        yield cache
-    elif isinstance(cache, (list, tuple)):
-        for item in cache:
-            yield from _tensors(item)
-    else:
-        # transformers 5 keeps layers, 4 lists of keys and of values.
-        for name in ("layers", "key_cache", "value_cache", "keys", "values"):
-            held = getattr(cache, name, None)
-            if not callable(held):
-                yield from _tensors(held) if held is not None else ()
 
 
 def _above(now_bytes: int | None, start_bytes: int | None) -> int | None:

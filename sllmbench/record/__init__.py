@@ -21,24 +21,34 @@ from sllmbench.record.benchmark import BENCHMARK_SCHEMA_VERSION, BenchmarkRecord
 from sllmbench.record.energy import Energy
 from sllmbench.record.kernel import KERNEL_SCHEMA_VERSION, KernelRecord
 from sllmbench.record.memory import PhaseMemory
+from sllmbench.record.quality import (
+    QUALITY_SCHEMA_VERSION,
+    Difference,
+    Metric,
+    Quality,
+    QualityRecord,
+)
 from sllmbench.record.run import (
     SCHEMA_VERSION,
     LayerKernel,
-    Quality,
     Record,
     Samples,
 )
 from sllmbench.record.sampling import GpuState, Interference, Sampling, undisturbed
 
-AnyRecord = Annotated[Record | KernelRecord | BenchmarkRecord, Field(discriminator="kind")]
+AnyRecord = Annotated[
+    Record | KernelRecord | BenchmarkRecord | QualityRecord, Field(discriminator="kind")
+]
 
 __all__ = [
     "BENCHMARK_SCHEMA_VERSION",
     "KERNEL_SCHEMA_VERSION",
+    "QUALITY_SCHEMA_VERSION",
     "SCHEMA_VERSION",
     "AnyRecord",
     "Arithmetic",
     "BenchmarkRecord",
+    "Difference",
     "Energy",
     "Frozen",
     "GpuState",
@@ -48,9 +58,11 @@ __all__ = [
     "KernelUse",
     "LayerKernel",
     "MachineFacts",
+    "Metric",
     "Origin",
     "PhaseMemory",
     "Quality",
+    "QualityRecord",
     "Record",
     "Samples",
     "Sampling",

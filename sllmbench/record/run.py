@@ -9,6 +9,7 @@ from pydantic import Field
 from sllmbench.record.base import Frozen, Interval, Origin
 from sllmbench.record.energy import Energy  # noqa: TC001  (pydantic reads it at run time)
 from sllmbench.record.memory import PhaseMemory  # noqa: TC001
+from sllmbench.record.quality import Quality  # noqa: TC001
 from sllmbench.record.sampling import Interference, Sampling  # noqa: TC001
 
 SCHEMA_VERSION = 3
@@ -39,28 +40,6 @@ class Samples(Frozen):
     """Inter-token latencies of each repetition's request, n_gen - 1 of them."""
     decode_ns: tuple[int, ...] = ()
     """n_gen decode steps from an empty cache, as llama-bench's tg test times them."""
-
-
-class Quality(Frozen):
-    """How far the path's predictions are from the text and from the reference path."""
-
-    perplexity: float
-    perplexity_stderr: float
-    definition: str
-    text: str
-    context: int
-    stride: int
-    n_tokens: int
-    """Tokens that were predicted and scored."""
-    reference_path: str | None
-    kl_divergence: float | None
-    """Mean KL(reference ‖ this path) a token, in nats."""
-    kl_divergence_stderr: float | None
-    top1_agreement: float | None
-    top1_agreement_stderr: float | None
-    kl_n_tokens: int | None
-    kl_reason: str | None = None
-    """Why there is no divergence."""
 
 
 class Record(Origin):

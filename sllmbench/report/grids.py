@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _GAP = 2
-_TEXT_COLUMNS = ("path", "kernel", "ISA", "bound", "benchmark", "verdict")
+_TEXT_COLUMNS = ("path", "figure", "kernel", "ISA", "bound", "benchmark", "verdict")
 
 
 def text_grid(columns: Sequence[Column], width: int) -> Table:

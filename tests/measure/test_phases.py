@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from transformers import DynamicCache
 
-from sllmbench.measure.phases import MemoryWatch, cache_bytes
+from sllmbench.measure.phases import MemoryWatch
 
 if TYPE_CHECKING:
     from sllmbench.hardware.roots import Roots
@@ -115,17 +114,6 @@ def test_a_kernel_that_shows_nothing_gets_a_reason(roots: Roots, write: Write) -
     found = watch.end("decode")
     assert found.pss_bytes is found.file_mapped_bytes is found.file_resident_bytes is None
     assert found.reason == "this kernel shows no /proc/self/smaps"
-
-
-def test_a_cache_is_counted_by_its_storages() -> None:
-    cache = DynamicCache()
-    for layer in range(3):
-        block = torch.zeros(1, 2, 7, 16, dtype=torch.float16)
-        cache.update(block, block.clone(), layer)
-    assert cache_bytes(cache) == 3 * 2 * 7 * 2 * 16 * 2
-    shared = torch.zeros(1, 2, 7, 16)
-    assert cache_bytes([(shared, shared)]) == shared.nbytes
-    assert cache_bytes(object()) is None
 
 
 def test_without_cuda_there_are_no_figures_of_it() -> None:

@@ -49,7 +49,7 @@ def list_paths() -> None:
     """List every path: what it is, and why one cannot run here."""
     from sllmbench import matmuls
     from sllmbench.cli.listings import paths_listing
-    from sllmbench.paths import path_names, resolve
+    from sllmbench.runners import path_names, resolve
 
     found = [resolve(name) for name in path_names()]
     rows = [(p.name, p.summary, p.unsupported()) for p in found]

@@ -11,10 +11,12 @@ from sllmbench.cli import display
 from sllmbench.cli.arguments import (
     INTERRUPTED,
     Arithmetic,
+    InterpretersOption,
     Output,
     StoreOption,
     fraction,
     names,
+    pairs,
 )
 from sllmbench.cli.display import show, warn_of
 
@@ -37,6 +39,7 @@ def run(
         str | None,
         typer.Option(help="Names of `sllmbench paths`, with commas.", show_default=DEFAULT_PATHS),
     ] = None,
+    interpreters: InterpretersOption = None,
     n_prompt: Annotated[int, typer.Option("-p", "--n-prompt", help="Tokens of the prompt.")] = 128,
     n_gen: Annotated[int, typer.Option("-n", "--n-gen", help="Tokens to generate.")] = 32,
     repetitions: Annotated[
@@ -92,6 +95,7 @@ def run(
             result = run_bench(
                 model,
                 names(paths),
+                interpreters=pairs("--in", interpreters),
                 n_prompt=n_prompt,
                 n_gen=n_gen,
                 repetitions=repetitions,

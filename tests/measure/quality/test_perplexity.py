@@ -12,11 +12,19 @@ import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from sllmbench.errors import InputError
-from sllmbench.measure.accuracy import ReferenceLogProbs, evaluate
 from sllmbench.measure.memory import PeakRss
+from sllmbench.measure.quality import perplexity
+from sllmbench.measure.quality.divergence import TOP_K, ReferenceLogProbs
+from sllmbench.measure.quality.perplexity import cut, score_text
+from sllmbench.record import Quality
+from sllmbench.runners.transformers import TransformersRunner
 
 VOCAB = 331
 MIB = 1024**2
+
+
+def evaluate(model: Any, ids: torch.Tensor, **options: Any) -> Quality:
+    return perplexity.evaluate(TransformersRunner(model), ids, **options)
 
 
 def make_llama(seed: int = 0, vocab: int = VOCAB, hidden: int = 32, positions: int = 128) -> Any:
@@ -332,3 +340,56 @@ def test_progress_ends_at_the_whole() -> None:
         progress=lambda _, fraction: told.append(fraction),
     )
     assert told == pytest.approx([0, 1 / 3, 2 / 3, 1])
+
+
+@pytest.mark.parametrize(("n", "context", "stride"), [(97, 32, 8), (96, 32, 31), (33, 32, 1)])
+def test_with_a_stride_only_new_tokens_are_scored_with_all_that_went_before(
+    n: int, context: int, stride: int
+) -> None:
+    model, ids = make_llama(), random_ids(n)
+    expected = []
+    with torch.inference_mode():
+        for token in range(1, n):
+            # The first window that holds the token, as the windows of a stride are commonly laid.
+            begin = next(b for b in range(0, n, stride) if token < b + context)
+            logits = model(ids[None, begin:token]).logits[0, -1].double()
+            expected.append(float(torch.logsumexp(logits, 0) - logits[ids[token]]))
+    scores = score_text(
+        TransformersRunner(model), ids, text_name="text", context=context, stride=stride
+    )
+    assert scores.nll == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize(("n", "context", "stride"), [(97, 32, 32), (97, 32, 8), (3, 8, 2)])
+def test_no_token_is_scored_twice(n: int, context: int, stride: int) -> None:
+    scored = [token for w in cut(n, context, stride) for token in range(w.first, w.end)]
+    assert scored == sorted(set(scored))
+    firsts = {0} if stride < context else set(range(0, n, stride))
+    assert set(scored) == set(range(n)) - firsts
+
+
+@pytest.mark.parametrize(("context", "stride"), [(32, 0), (32, 33), (1, 1)])
+def test_a_cut_that_leaves_tokens_out_is_refused(context: int, stride: int) -> None:
+    with pytest.raises(InputError, match="stride|at least 2"):
+        cut(100, context, stride)
+
+
+def test_the_agreement_on_the_likeliest_tokens_is_the_oracles(tmp_path: Path) -> None:
+    ids, first, second = random_ids(60), make_llama(0), make_llama(1)
+    reference = save(first, ids, tmp_path / "reference")
+    scores = score_text(TransformersRunner(second), ids, text_name="text", reference=reference)
+    p, q = (np.argsort(oracle(model, ids, 60), axis=-1)[:, -TOP_K:] for model in (first, second))
+    shared = [len(set(a) & set(b)) / TOP_K for a, b in zip(p.tolist(), q.tolist(), strict=True)]
+    assert 0 < np.mean(shared) < 1, "a test of agreement needs some of both"
+    assert scores.divergence is not None
+    assert scores.divergence.top_k == pytest.approx(shared)
+
+
+def test_a_reference_with_another_stride_is_refused(tmp_path: Path) -> None:
+    model, ids = TransformersRunner(make_llama()), random_ids(60)
+    file = tmp_path / "reference"
+    score_text(model, ids, text_name="text", context=32, stride=8, save_log_probs=file)
+    with pytest.raises(InputError, match="stride of 8"):
+        score_text(
+            model, ids, text_name="text", context=32, stride=16, reference=ReferenceLogProbs(file)
+        )
