@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from sllmbench.measure.accuracy import evaluate
 
 from sllmbench import assets, load_model
 from sllmbench.checkpoints import open_checkpoint
+from sllmbench.measure.quality.perplexity import evaluate
+from sllmbench.measure.quality.scoring import TransformersScorer
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +52,7 @@ def test_perplexity_is_near_plain_transformers(
     checkpoint: Any, ids: torch.Tensor, plain_perplexity: float, path: str, relative: float
 ) -> None:
     model = load_model(checkpoint, path)
-    quality = evaluate(model, ids, text_name="openwebtext", context=CONTEXT)
+    quality = evaluate(TransformersScorer(model), ids, text_name="openwebtext", context=CONTEXT)
     assert quality.perplexity == pytest.approx(plain_perplexity, rel=relative)
     assert quality.n_tokens == N_TOKENS - N_TOKENS // CONTEXT
 
@@ -61,5 +62,5 @@ def test_exact_arithmetic_on_stored_blocks_is_the_float_model(
 ) -> None:
     """Nothing is quantised again: the stored blocks stand for the very same weights."""
     model = load_model(checkpoint, "gguf", arithmetic="exact")
-    quality = evaluate(model, ids, text_name="openwebtext", context=CONTEXT)
+    quality = evaluate(TransformersScorer(model), ids, text_name="openwebtext", context=CONTEXT)
     assert quality.perplexity == pytest.approx(plain_perplexity, rel=1e-5)

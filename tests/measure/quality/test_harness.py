@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -22,7 +21,23 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 
 from sllmbench.measure.quality import harness  # noqa: E402
 
-WORDS = "river falcon copper garden winter amber mill roof summer others year white".split()
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WORDS = [
+    "river",
+    "falcon",
+    "copper",
+    "garden",
+    "winter",
+    "amber",
+    "mill",
+    "roof",
+    "summer",
+    "others",
+    "year",
+    "white",
+]
 
 
 def make_questions() -> list[Question]:
