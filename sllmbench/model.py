@@ -119,14 +119,17 @@ def set_threads(threads: int | None) -> None:
     """Give torch and our kernels so many threads; None leaves both as they are.
 
     Raises:
-        InputError: fewer than one.
+        InputError: fewer than one, or more than the kernels have.
     """
     if threads is None:
         return
     if threads < 1:
         raise InputError(f"threads must be at least 1, not {threads}")
+    try:
+        _native.set_threads(threads)
+    except ValueError as error:
+        raise InputError(str(error)) from error
     torch.set_num_threads(threads)
-    _native.set_threads(threads)
 
 
 def describe(net: Any) -> ModelFacts:

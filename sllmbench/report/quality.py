@@ -89,6 +89,10 @@ def _columns(records: Sequence[QualityRecord]) -> list[Column]:
         Column("path", tuple(record.path for record, _ in rows), 0),
         Column("value", tuple(_value(metric, metric.value) for metric in metrics), 0),
         Column("95%", tuple(_interval(metric, metric) for metric in metrics), 1),
+    ]
+    if not any(differences):
+        return columns
+    columns += [
         Column(f"− {reference}", tuple(_change(metric) for metric in metrics), 2),
         Column("95%", tuple(_interval(m, m.difference, signed=True) for m in metrics), 3),
         Column("p", tuple(_p(difference) for difference in differences), 4),

@@ -1,4 +1,4 @@
-"""Evaluations with real processes on a tiny model, and what is refused before any of them starts."""
+"""Evaluations with real processes on a tiny model, and what is refused before one starts."""
 
 from __future__ import annotations
 

@@ -123,7 +123,9 @@ def paired_means(difference: float, influence: NDArray[np.float64]) -> Differenc
     error = _standard_error(influence)
     p_value = None
     if error is not None:
-        p_value = float(2 * stats.norm.sf(abs(difference) / error)) if error else None
+        # Items that all differ by the same leave no doubt; those that are all alike no difference.
+        distance = abs(difference) / error if error else math.inf if difference else 0.0
+        p_value = float(2 * stats.norm.sf(distance))
     return Difference(
         value=difference,
         low=None if error is None else difference - Z * error,

@@ -18,7 +18,8 @@ _SLICE_BYTES = 64 * 1024**2
 """Logits of this many bytes exist at a time: a window of a large vocabulary takes gigabytes."""
 _BATCH_TOKENS = 2048
 """Tokens that a batch of prompts holds with their answers. SmolLM2-135M, 2 cores of a Zen 4, the
-first 200 questions of Social IQa in float32 take, at 256, 1024, 2048 and 8192 of them, TIMES."""
+first 200 questions of Social IQa (8,108 tokens) in float32: 23.7 s at 512, 19.2 s at 2,048, 23.0 s
+at 8,192; the speed of a prefill, with what repeats in a question read once."""
 
 
 class Scorer(Protocol):

@@ -103,8 +103,10 @@ def test_a_paired_difference_of_means_is_the_t_tests_for_many_items() -> None:
     assert metric.difference.p_value < 0.01
 
 
-def test_equal_means_have_no_probability() -> None:
+@pytest.mark.parametrize(("shift", "p_value"), [(0.0, 1), (1.0, 0)])
+def test_items_that_all_differ_alike_leave_no_doubt(shift: float, p_value: int) -> None:
     values = np.array([1.0, 2.0, 3.0])
-    metric = mean("x", 2.0, values, (2.0, values), counted="tokens", higher_is_better=False)
+    own = values + shift
+    metric = mean("x", 2.0 + shift, own, (2.0, values), counted="tokens", higher_is_better=False)
     assert metric.difference is not None
-    assert (metric.difference.value, metric.difference.p_value) == (0, None)
+    assert (metric.difference.value, metric.difference.p_value) == (shift, p_value)
