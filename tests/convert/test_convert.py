@@ -336,8 +336,9 @@ def test_random_weights_are_rounded_without_a_text(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_gptq_beats_rounding_at_3_bits_on_the_real_model(tmp_path: Path) -> None:
-    from sllmbench import assets
     from sllmbench.measure.accuracy import evaluate
+
+    from sllmbench import assets
 
     checkpoint = open_checkpoint("smollm2-135m")
     tokens = checkpoint.tokenizer()(assets.text("openwebtext"), verbose=False)["input_ids"]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -22,6 +21,9 @@ pytest.importorskip("lm_eval")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 from sllmbench.measure.quality import harness  # noqa: E402
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 WORDS = [
     "river",
