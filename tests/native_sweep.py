@@ -26,7 +26,6 @@ import numpy as np
 
 from sllmbench import _native
 from sllmbench.formats import (
-    FACTOR_MAX,
     FORMAT_NAMES,
     SUPER_LENGTH,
     QuantFormat,
@@ -109,12 +108,13 @@ def two_level_scales(
 ) -> dict[str, NDArray[Any]]:
     """Factors of their whole range and super scales of about 2^-10, of both signs."""
     groups, supers = (n, fmt.groups(k)), (n, fmt.super_groups(k))
+    end = fmt.factor_max + 1
     if fmt.offset == "symmetric":
-        factors = {"scales": rng.integers(-128, 128, groups).astype(np.int8)}
+        factors = {"scales": rng.integers(-end, end, groups).astype(np.int8)}
     else:
         factors = {
-            "scales": rng.integers(0, FACTOR_MAX + 1, groups).astype(np.int8),
-            "offsets": rng.integers(0, FACTOR_MAX + 1, groups).astype(np.uint8),
+            "scales": rng.integers(0, end, groups).astype(np.int8),
+            "offsets": rng.integers(0, end, groups).astype(np.uint8),
             "super_minima": (rng.normal(size=supers) / 256).astype(np.float16),
         }
     return factors | {"super_scales": (rng.normal(size=supers) / 1024).astype(np.float16)}

@@ -56,6 +56,9 @@ def test_every_name_parses_to_a_format_of_that_name(name: str) -> None:
         ("int8-g128", 8, 128, "symmetric"),
         ("q4_0", 4, 32, "symmetric"),
         ("q5_0", 5, 32, "symmetric"),
+        ("q5_1", 5, 32, "minimum"),
+        ("q2_k", 2, 16, "minimum"),
+        ("q3_k", 3, 16, "symmetric"),
         ("q4_k", 4, 32, "minimum"),
         ("q5_k", 5, 32, "minimum"),
         ("q6_k", 6, 16, "symmetric"),
@@ -92,6 +95,9 @@ def test_unknown_names(name: str) -> None:
         ("int8-g128", 2048, 8.125),
         ("q4_0", 2048, 4.5),
         ("q5_0", 2048, 5.5),
+        ("q5_1", 2048, 6.0),
+        ("q2_k", 2048, 2.625),
+        ("q3_k", 2048, 3.4375),
         ("q4_k", 2048, 4.5),
         ("q5_k", 2048, 5.5),
         ("q6_k", 2048, 6.5625),
@@ -140,7 +146,8 @@ def test_a_short_super_group_is_refused(name: str) -> None:
 def tensor(name: str, n: int = 3, k: int = 70, **changed: Any) -> QuantTensor:
     """Codes 1, 2, 3 ... along k, scale 0.5 in the first group, 0.25 in the next, and so on.
 
-    Two levels: super scales 0.5, 0.25 ..., factors 1, 2, 3 ... along the groups, minima's 3.
+    Two levels: super scales 0.5, 0.25 ..., factors 1, 2, 3 ... along the groups, from 0 again
+    after the largest, minima's 3.
     """
     fmt = parse_format(name)
     codes = np.tile(np.arange(1, k + 1) % (1 << fmt.bits), (n, 1)).astype(np.uint8)
@@ -153,9 +160,10 @@ def tensor(name: str, n: int = 3, k: int = 70, **changed: Any) -> QuantTensor:
     }[fmt.offset]
     parts: dict[str, Any] = {"scales": scales, "offsets": offsets}
     if fmt.two_level:
+        factors = np.arange(1, fmt.groups(k) + 1)
         supers = scales[:, : fmt.super_groups(k)]
         parts = {
-            "scales": np.tile(np.arange(1, fmt.groups(k) + 1), (n, 1)).astype(np.int8),
+            "scales": np.tile(factors % (fmt.factor_max + 1), (n, 1)).astype(np.int8),
             "super_scales": supers,
         }
         if fmt.offset == "minimum":
@@ -192,7 +200,9 @@ def test_dequantised_values(name: str, expected: list[float]) -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        # Columns 0, 39 and 300 lie in groups 0, 1 and 9 (q6_k: 0, 2 and 18).
+        # Columns 0, 39 and 300 lie in groups 0, 1 and 9 (of 16 values: 0, 2 and 18).
+        ("q2_k", [0.5 * 1 - 0.375, 0.5 * 3 * 0 - 0.375, 0.25 * 3 * 1 - 0.1875]),
+        ("q3_k", [0.5 * (1 - 4), 0.5 * 3 * (0 - 4), 0.25 * 19 * (5 - 4)]),
         ("q4_k", [0.5 * 1 - 0.375, 0.5 * 2 * 8 - 0.375, 0.25 * 10 * 13 - 0.1875]),
         ("q5_k", [0.5 * 1 - 0.375, 0.5 * 2 * 8 - 0.375, 0.25 * 10 * 13 - 0.1875]),
         ("q6_k", [0.5 * (1 - 32), 0.5 * 3 * (40 - 32), 0.25 * 19 * (45 - 32)]),
@@ -290,6 +300,9 @@ def test_tensors_that_do_not_fit_their_format(
         ("q6_k", {"super_scales": None}, "q6_k needs super_scales"),
         ("q6_k", {"super_scales": np.full((3, 2), np.nan, np.float16)}, "super_scales hold NaN"),
         ("q6_k", {"super_minima": np.ones((3, 2), np.float16)}, "takes no super_minima"),
+        ("q2_k", {"codes": np.full((3, 512), 4, np.uint8)}, "codes of 2 bits must be below 4"),
+        ("q2_k", {"scales": np.full((3, 32), 16, np.int8)}, "scales of q2_k must be 0 to 15"),
+        ("q3_k", {"scales": np.full((3, 32), -33, np.int8)}, "scales of q3_k must be -32 to 31"),
         ("q4_k", {"scales": np.full((3, 16), 64, np.int8)}, "scales of q4_k must be 0 to 63"),
         ("q4_k", {"scales": np.full((3, 16), -1, np.int8)}, "scales of q4_k must be 0 to 63"),
         ("q4_k", {"offsets": np.full((3, 16), 64, np.uint8)}, "offsets of q4_k must be 0 to 63"),

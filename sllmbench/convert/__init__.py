@@ -1,1 +1,1 @@
-"""Models converted: float weights of a checkpoint → a quantised checkpoint that other tools read."""
+"""Models converted: float weights of a checkpoint → a checkpoint that other tools read."""
