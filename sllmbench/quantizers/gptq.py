@@ -265,12 +265,16 @@ class _Solution:
         """
         import torch
 
+        if first == 0:
+            return targets
         weights = self._weights[:, first:last]
         shares = torch.from_numpy(self._factor.shares[first:last, first:last])
-        moved = torch.linalg.solve_triangular(
-            shares, torch.from_numpy(targets - weights), upper=True, left=False, unitriangular=True
+        inverse = torch.linalg.solve_triangular(
+            shares, torch.eye(last - first), upper=True, unitriangular=True
         )
-        left: NDArray[np.float32] = weights + moved.numpy()
+        left: NDArray[np.float32] = torch.addmm(
+            torch.from_numpy(weights), torch.from_numpy(targets - weights), inverse
+        ).numpy()
         return left
 
     def _grid(
