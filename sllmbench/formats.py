@@ -144,7 +144,7 @@ _NAMED = {
         QuantFormat("q6_k", 6, 16, two_level=True),
     )
 }
-_INTEGERS = re.compile(r"int(?P<bits>[2348])-(?:g(?P<group>[1-9]\d{0,8})|row)(?P<asym>-asym)?")
+_INTEGERS = re.compile(r"int(?P<bits>[2348])-(?:g(?P<group>[1-9][0-9]{0,8})|row)(?P<asym>-asym)?")
 _BITS: dict[str, Literal[2, 3, 4, 8]] = {"2": 2, "3": 3, "4": 4, "8": 8}
 FORMAT_NAMES = (
     *_NAMED,

@@ -51,6 +51,7 @@ FORMATS = [
     QuantFormat("groups of 20", 4, 20, "zero_point"),
     QuantFormat("groups of 7", 4, 7, "minimum"),
     QuantFormat("groups of 200", 4, 200),
+    *(parse_format(name) for name in ("int2-g32", "int2-row-asym", "int3-g20-asym", "int3-g200")),
     QuantFormat("8 bits, groups of 6", 8, 6),
     QuantFormat("8 bits, groups of 130", 8, 130),
     QuantFormat("5 bits, groups of 20", 5, 20, "zero_point"),
@@ -60,7 +61,10 @@ FORMATS = [
     QuantFormat("two levels, groups of 64", 8, 64, two_level=True),
     QuantFormat("two levels, groups of 256", 4, 256, "minimum", two_level=True),
 ]
-ORDERED = [parse_format(name) for name in ("int4-g32", "int4-g128-asym", "int4-row", "int8-g128")]
+ORDERED = [
+    parse_format(name)
+    for name in ("int3-g64", "int4-g32", "int4-g128-asym", "int4-row", "int8-g128")
+]
 SHAPES = [(1, 1), (3, 5), (33, 77), (31, 129), (77, 1000), (1000, 77), (65, 256)]
 ROWS = [1, 2, 3, 4, 5, 8, 17, 33, 128]
 REAL_SHAPE, REAL_ROWS = (576, 1536), [1, 4, 33, 128]

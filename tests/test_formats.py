@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,10 @@ def test_every_name_parses_to_a_format_of_that_name(name: str) -> None:
         ("int4-g64", 4, 64, "symmetric"),
         ("int4-row-asym", 4, ROW, "zero_point"),
         ("int8-g128", 8, 128, "symmetric"),
+        ("int2-g16", 2, 16, "symmetric"),
+        ("int3-row", 3, ROW, "symmetric"),
+        ("int3-g96-asym", 3, 96, "zero_point"),
+        ("int8-row-asym", 8, ROW, "zero_point"),
         ("q4_0", 4, 32, "symmetric"),
         ("q5_0", 5, 32, "symmetric"),
         ("q5_1", 5, 32, "minimum"),
@@ -71,12 +76,14 @@ def test_what_names_mean(name: str, bits: int, group: int, offset: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "int4", "int4-g16", "int8-g32", "INT8", "int4-g32-sym", "fp8"]
+    "name",
+    [
+        *("", "int4", "int4-g0", "int4-g064", "int5-g32", "INT8", "int4-g32-sym", "fp8"),
+        *("int8-asym", "int4-g9999999999", "int3-g64-asym\n", "int3-g3٢"),
+    ],
 )
 def test_unknown_names(name: str) -> None:
-    with pytest.raises(
-        InputError, match=f"unknown format '{name}'; the formats are int8, int8-g128"
-    ):
+    with pytest.raises(InputError, match=re.escape(f"unknown format {name!r}; the formats are")):
         parse_format(name)
 
 
@@ -93,6 +100,10 @@ def test_unknown_names(name: str) -> None:
         ("int4-g128", 130, 4 + 2 * 16 / 130),  # a short last group has a scale of its own
         ("int4-g128", 77, 4 + 16 / 77),
         ("int8-g128", 2048, 8.125),
+        ("int2-g64", 2048, 2.25),
+        ("int3-g64-asym", 2048, 3.375),
+        ("int3-g50", 130, 3 + 3 * 16 / 130),
+        ("int8-g128-asym", 2048, 8 + 24 / 128),
         ("q4_0", 2048, 4.5),
         ("q5_0", 2048, 5.5),
         ("q5_1", 2048, 6.0),
@@ -110,7 +121,8 @@ def test_bits_per_weight(name: str, k: int, bits: float) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("x", 3, 32), "no 3-bit symmetric format"),
+        (("x", 7, 32), "no 7-bit symmetric format"),
+        (("x", 3, 32, "minimum"), "no 3-bit minimum format"),
         (("x", 8, 32, "minimum"), "no 8-bit minimum format"),
         (("x", 6, 32, "zero_point"), "no 6-bit zero_point format"),
         (("x", 4, 32, "zero_point", True), "no two-level 4-bit zero_point format"),
@@ -125,13 +137,16 @@ def test_formats_that_no_kernel_has(arguments: tuple[Any, ...], message: str) ->
         QuantFormat(*arguments)
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("group_size", [32, 128, ROW])
-def test_integer_formats_of_known_sizes_are_the_named_ones(bits: Any, group_size: int) -> None:
-    fmt = integer_format(bits, group_size)
-    if fmt.name != "int8-g32":
-        assert fmt == parse_format(fmt.name)
-    assert (fmt.bits, fmt.group_size) == (bits, group_size)
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("group_size", [1, 32, 100, ROW])
+@pytest.mark.parametrize("asymmetric", [False, True])
+def test_integer_formats_are_named_as_they_parse(
+    bits: Any, group_size: int, asymmetric: bool
+) -> None:
+    fmt = integer_format(bits, group_size, asymmetric)
+    assert fmt == parse_format(fmt.name)
+    offset = "zero_point" if asymmetric else "symmetric"
+    assert (fmt.bits, fmt.group_size, fmt.offset) == (bits, group_size, offset)
 
 
 @pytest.mark.parametrize("name", ["q4_k", "q5_k", "q6_k"])
@@ -172,6 +187,8 @@ def tensor(name: str, n: int = 3, k: int = 70, **changed: Any) -> QuantTensor:
     parts["codes"] = {4: pack_nibbles, 8: lambda codes: codes.view(np.int8)}.get(
         fmt.bits, lambda codes: codes
     )(codes)
+    if fmt.offset == "zero_point":
+        parts["codes"] = parts["codes"].view(np.uint8)
     return QuantTensor(fmt, n, k, **(parts | changed))
 
 
@@ -188,6 +205,10 @@ def columns(name: str, k: int = 70) -> int:
         ("q4_1", [0.5 * 1 - 1.5, 0.25 * 8 - 1.5, 0.125 * 6 - 1.5]),
         ("int4-g32", [0.5 * (1 - 8), 0.25 * (8 - 8), 0.125 * (6 - 8)]),
         ("int4-g64-asym", [0.5 * (1 - 3), 0.5 * (8 - 3), 0.25 * (6 - 3)]),
+        ("int2-g32", [0.5 * (1 - 2), 0.25 * (0 - 2), 0.125 * (2 - 2)]),
+        ("int3-g64", [0.5 * (1 - 4), 0.5 * (0 - 4), 0.25 * (6 - 4)]),
+        ("int3-g64-asym", [0.5 * (1 - 3), 0.5 * (0 - 3), 0.25 * (6 - 3)]),
+        ("int8-g64-asym", [0.5 * (1 - 3), 0.5 * (40 - 3), 0.25 * (70 - 3)]),
     ],
 )
 def test_dequantised_values(name: str, expected: list[float]) -> None:
@@ -277,6 +298,9 @@ def test_nbytes_counts_codes_scales_and_offsets() -> None:
         ("q4_1", {"offsets": np.full((3, 3), np.inf, np.float16)}, "offsets hold NaN"),
         ("q5_0", {"codes": np.zeros((3, 35), np.uint8)}, r"codes must be uint8 \[3, 70\]"),
         ("q5_0", {"codes": np.full((3, 70), 32, np.uint8)}, "codes of 5 bits must be below 32"),
+        ("int2-g32", {"codes": np.full((3, 70), 4, np.uint8)}, "codes of 2 bits must be below 4"),
+        ("int3-g32", {"codes": np.zeros((3, 35), np.uint8)}, r"codes must be uint8 \[3, 70\]"),
+        ("int8-g32-asym", {"codes": np.zeros((3, 70), np.int8)}, r"codes must be uint8 \[3, 70\]"),
         ("int4-g32", {"super_scales": np.ones((3, 0), np.float16)}, "takes no super_scales"),
         ("q4_1", {"super_minima": np.ones((3, 0), np.float16)}, "takes no super_minima"),
         ("int8", {"order": np.arange(70)}, r"order must be int32 \[70\]"),
@@ -323,3 +347,8 @@ def test_the_packed_weight_is_made_once() -> None:
     weight = tensor("int4-g32")
     assert weight.native is weight.native
     assert (weight.native.n, weight.native.k) == (3, 70)
+
+
+def test_no_kernel_multiplies_8_bits_with_zero_points() -> None:
+    with pytest.raises(InputError, match="no kernel multiplies int8-g32-asym"):
+        _ = tensor("int8-g32-asym").native
