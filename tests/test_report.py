@@ -397,6 +397,17 @@ def test_waves_that_were_timed_apart_are_told() -> None:
     assert "taking turns" in note(RECORDS, "timing")
 
 
+def test_libraries_of_another_interpreter_are_told() -> None:
+    first, second, *_ = RECORDS
+    machine = second.machine.model_copy(
+        update={"libraries": first.machine.libraries | {"torch": "1.0", "auto-gptq": "0.7.1"}}
+    )
+    other = second.model_copy(update={"machine": machine})
+    text = report.markdown([first, other], first.path)
+    assert f"{second.path}: torch 1.0, auto-gptq 0.7.1" in text
+    assert "torch 1.0" not in report.markdown([first, second], first.path)
+
+
 def test_json_round_trip() -> None:
     whole = json.loads(report.json(FP32.machine, RECORDS, "fp32"))
     assert set(whole) == {"machine", "records", "pareto", "reference"}

@@ -46,6 +46,7 @@ def notes(records: Sequence[Record], reference: str) -> list[tuple[str, str]]:
         ),
         *[("energy", text) for text in _by_value(records, _energy)],
         ("machine", _machine(records[0])),
+        *[("libraries", text) for text in _other_libraries(records)],
     ]
 
 
@@ -222,6 +223,17 @@ def _machine(record: Record) -> str:
         f" {machine.os}; sllmbench {record.sllmbench_version}"
         + (f", {libraries}" if libraries else "")
     )
+
+
+def _other_libraries(records: Sequence[Record]) -> list[str]:
+    """Versions that the first row's process did not have."""
+    usual = records[0].machine.libraries
+
+    def others(record: Record) -> str:
+        own = record.machine.libraries.items()
+        return ", ".join(f"{name} {version}" for name, version in own if usual.get(name) != version)
+
+    return _by_value([r for r in records if others(r)], others, always_named=True)
 
 
 def _by_value(
