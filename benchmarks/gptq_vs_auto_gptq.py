@@ -1,8 +1,10 @@
-"""Our GPTQ beside auto-gptq's, layer by layer: `python benchmarks/gptq_vs_auto_gptq.py --in PYTHON`.
+"""Our GPTQ beside auto-gptq's, a layer at a time.
 
-PYTHON is an interpreter that has auto-gptq (see the README). Both get the same weight and the same
-Hessian of correlated inputs and take turns, each in its own process that is stopped meanwhile. Times
-are medians of the solving alone, Hessian not included; errors are sqrt(tr(E H Eᵀ) / tr(W H Wᵀ)).
+    python benchmarks/gptq_vs_auto_gptq.py --in PYTHON    # an interpreter that has auto-gptq
+
+Both get the same weight and the same Hessian of correlated inputs and take turns, each in its own
+process that is stopped meanwhile. Times are medians of the solving alone, Hessian not included;
+errors are sqrt(tr(E H Eᵀ) / tr(W H Wᵀ)).
 """
 
 from __future__ import annotations

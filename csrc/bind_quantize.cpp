@@ -37,9 +37,9 @@ T* checked(const char* what, std::optional<Array<T>>& array, bool needed, std::i
     return needed ? checked(what, *array, rows, columns) : nullptr;
 }
 
-void search(const Array<float>& values, const Array<float>& importance,
-            Array<std::uint8_t> codes, Array<std::uint16_t> scales,
-            std::optional<Array<std::uint16_t>> minima, std::optional<Array<std::int8_t>> factors,
+void search(const Array<float>& values, const Array<float>& importance, Array<std::uint8_t> codes,
+            Array<std::uint16_t> scales, std::optional<Array<std::uint16_t>> minima,
+            std::optional<Array<std::int8_t>> factors,
             std::optional<Array<std::uint8_t>> minimum_factors, int bits, int group_size,
             int factor_max) {
     if (values.ndim() != 2) throw py::value_error("values must be [n, k]");
@@ -82,22 +82,26 @@ void solve_columns(Array<float> weights, Array<float> targets, Array<float> fact
     const std::int64_t n = weights.shape(0), k = weights.shape(1), count = targets.shape(1);
     const std::int64_t groups = scales.shape(1);
     if (first < 0 || count < 1 || count > kMostGptqColumns || first + count > k)
-        throw py::value_error("first and the targets' columns must lie within the weights, at most "
-                              + std::to_string(kMostGptqColumns) + " at a time");
+        throw py::value_error(
+            "first and the targets' columns must lie within the weights, at most " +
+            std::to_string(kMostGptqColumns) + " at a time");
     if (top < 1 || top > 255) throw py::value_error("top must be 1 to 255");
-    const GptqColumns job{
-        n, k, first, count, groups,
-        weights.data(),
-        checked("targets", targets, n, count),
-        checked("factor", factor, k, k),
-        checked("pivots", pivots, k),
-        scales.data(),
-        checked("zeros", zeros, n, groups),
-        checked("groups_of", groups_of, count),
-        static_cast<float>(top),
-        checked("codes", codes, n, k),
-        checked("errors", errors, n, k),
-        checked("losses", losses, n)};
+    const GptqColumns job{n,
+                          k,
+                          first,
+                          count,
+                          groups,
+                          weights.data(),
+                          checked("targets", targets, n, count),
+                          checked("factor", factor, k, k),
+                          checked("pivots", pivots, k),
+                          scales.data(),
+                          checked("zeros", zeros, n, groups),
+                          checked("groups_of", groups_of, count),
+                          static_cast<float>(top),
+                          checked("codes", codes, n, k),
+                          checked("errors", errors, n, k),
+                          checked("losses", losses, n)};
     if (std::any_of(job.groups_of, job.groups_of + count,
                     [&](std::int32_t group) { return group < 0 || group >= groups; }))
         throw py::value_error("groups_of must lie within the scales' groups");
@@ -109,15 +113,14 @@ void solve_columns(Array<float> weights, Array<float> targets, Array<float> fact
 }  // namespace
 
 void bind_quantize(py::module_& module) {
-    module.def("search_blocks", &search, py::arg("values").noconvert(),
-               py::arg("importance").noconvert(), py::arg("codes").noconvert(),
-               py::arg("scales").noconvert(), py::kw_only(),
-               py::arg("minima").noconvert() = py::none(),
-               py::arg("factors").noconvert() = py::none(),
-               py::arg("minimum_factors").noconvert() = py::none(), py::arg("bits"),
-               py::arg("group_size"), py::arg("factor_max") = 0,
-               "Fills the arrays of GGUF blocks with codes, scales and minima for values [n, k] "
-               "that have a small squared error, each square times its column's importance.");
+    module.def(
+        "search_blocks", &search, py::arg("values").noconvert(), py::arg("importance").noconvert(),
+        py::arg("codes").noconvert(), py::arg("scales").noconvert(), py::kw_only(),
+        py::arg("minima").noconvert() = py::none(), py::arg("factors").noconvert() = py::none(),
+        py::arg("minimum_factors").noconvert() = py::none(), py::arg("bits"), py::arg("group_size"),
+        py::arg("factor_max") = 0,
+        "Fills the arrays of GGUF blocks with codes, scales and minima for values [n, k] "
+        "that have a small squared error, each square times its column's importance.");
     module.def("gptq_columns", &solve_columns, py::arg("weights").noconvert(),
                py::arg("targets").noconvert(), py::arg("factor").noconvert(),
                py::arg("pivots").noconvert(), py::arg("scales").noconvert(),

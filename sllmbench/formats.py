@@ -36,8 +36,6 @@ ROW = -1
 """``group_size`` of a format whose scale covers a whole row."""
 SUPER_LENGTH = 256
 """Values of k that share a super scale in a two-level format."""
-FACTOR_MAX = 63
-"""The largest factor of a scale or a minimum where a two-level format has minima: 6 bits."""
 _FACTOR_BITS = {(2, "minimum"): 4, (3, "symmetric"): 6, (6, "symmetric"): 8}
 """Stored bits of a two-level format's factors, by bits and offset; 6 where nothing stands here."""
 
@@ -146,7 +144,7 @@ _NAMED = {
         QuantFormat("q6_k", 6, 16, two_level=True),
     )
 }
-_INTEGERS = re.compile(r"int(?P<bits>[2348])-(?:g(?P<group>[1-9]\d{0,8})|row)(?P<asym>-asym)?")
+_INTEGERS = re.compile(r"int(?P<bits>[2348])-(?:g(?P<group>[1-9][0-9]{0,8})|row)(?P<asym>-asym)?")
 _BITS: dict[str, Literal[2, 3, 4, 8]] = {"2": 2, "3": 3, "4": 4, "8": 8}
 FORMAT_NAMES = (
     *_NAMED,
@@ -297,8 +295,8 @@ class QuantTensor:
             )
         codes, bits = self.codes, self.format.bits
         if bits < 4:  # the kernels' nibbles, whose zero is 8 where they are symmetric
-            codes = codes + np.uint8(8 - self.format.zero if self.format.zero else 0)
-            codes, bits = pack_nibbles(codes), 4
+            shift = np.uint8(8 - self.format.zero if self.format.zero else 0)
+            codes, bits = pack_nibbles(codes.view(np.uint8) + shift), 4
         return _native.PackedWeights(
             codes,
             self.scales,

@@ -26,7 +26,6 @@ import numpy as np
 
 from sllmbench import _native
 from sllmbench.formats import (
-    FACTOR_MAX,
     FORMAT_NAMES,
     SUPER_LENGTH,
     QuantFormat,
@@ -52,6 +51,7 @@ FORMATS = [
     QuantFormat("groups of 20", 4, 20, "zero_point"),
     QuantFormat("groups of 7", 4, 7, "minimum"),
     QuantFormat("groups of 200", 4, 200),
+    *(parse_format(name) for name in ("int2-g32", "int2-row-asym", "int3-g20-asym", "int3-g200")),
     QuantFormat("8 bits, groups of 6", 8, 6),
     QuantFormat("8 bits, groups of 130", 8, 130),
     QuantFormat("5 bits, groups of 20", 5, 20, "zero_point"),
@@ -61,7 +61,10 @@ FORMATS = [
     QuantFormat("two levels, groups of 64", 8, 64, two_level=True),
     QuantFormat("two levels, groups of 256", 4, 256, "minimum", two_level=True),
 ]
-ORDERED = [parse_format(name) for name in ("int4-g32", "int4-g128-asym", "int4-row", "int8-g128")]
+ORDERED = [
+    parse_format(name)
+    for name in ("int3-g64", "int4-g32", "int4-g128-asym", "int4-row", "int8-g128")
+]
 SHAPES = [(1, 1), (3, 5), (33, 77), (31, 129), (77, 1000), (1000, 77), (65, 256)]
 ROWS = [1, 2, 3, 4, 5, 8, 17, 33, 128]
 REAL_SHAPE, REAL_ROWS = (576, 1536), [1, 4, 33, 128]
@@ -109,12 +112,13 @@ def two_level_scales(
 ) -> dict[str, NDArray[Any]]:
     """Factors of their whole range and super scales of about 2^-10, of both signs."""
     groups, supers = (n, fmt.groups(k)), (n, fmt.super_groups(k))
+    end = fmt.factor_max + 1
     if fmt.offset == "symmetric":
-        factors = {"scales": rng.integers(-128, 128, groups).astype(np.int8)}
+        factors = {"scales": rng.integers(-end, end, groups).astype(np.int8)}
     else:
         factors = {
-            "scales": rng.integers(0, FACTOR_MAX + 1, groups).astype(np.int8),
-            "offsets": rng.integers(0, FACTOR_MAX + 1, groups).astype(np.uint8),
+            "scales": rng.integers(0, end, groups).astype(np.int8),
+            "offsets": rng.integers(0, end, groups).astype(np.uint8),
             "super_minima": (rng.normal(size=supers) / 256).astype(np.float16),
         }
     return factors | {"super_scales": (rng.normal(size=supers) / 1024).astype(np.float16)}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -54,8 +55,15 @@ def test_every_name_parses_to_a_format_of_that_name(name: str) -> None:
         ("int4-g64", 4, 64, "symmetric"),
         ("int4-row-asym", 4, ROW, "zero_point"),
         ("int8-g128", 8, 128, "symmetric"),
+        ("int2-g16", 2, 16, "symmetric"),
+        ("int3-row", 3, ROW, "symmetric"),
+        ("int3-g96-asym", 3, 96, "zero_point"),
+        ("int8-row-asym", 8, ROW, "zero_point"),
         ("q4_0", 4, 32, "symmetric"),
         ("q5_0", 5, 32, "symmetric"),
+        ("q5_1", 5, 32, "minimum"),
+        ("q2_k", 2, 16, "minimum"),
+        ("q3_k", 3, 16, "symmetric"),
         ("q4_k", 4, 32, "minimum"),
         ("q5_k", 5, 32, "minimum"),
         ("q6_k", 6, 16, "symmetric"),
@@ -68,12 +76,14 @@ def test_what_names_mean(name: str, bits: int, group: int, offset: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "int4", "int4-g16", "int8-g32", "INT8", "int4-g32-sym", "fp8"]
+    "name",
+    [
+        *("", "int4", "int4-g0", "int4-g064", "int5-g32", "INT8", "int4-g32-sym", "fp8"),
+        *("int8-asym", "int4-g9999999999", "int3-g64-asym\n", "int3-g3٢"),
+    ],
 )
 def test_unknown_names(name: str) -> None:
-    with pytest.raises(
-        InputError, match=f"unknown format '{name}'; the formats are int8, int8-g128"
-    ):
+    with pytest.raises(InputError, match=re.escape(f"unknown format {name!r}; the formats are")):
         parse_format(name)
 
 
@@ -90,8 +100,15 @@ def test_unknown_names(name: str) -> None:
         ("int4-g128", 130, 4 + 2 * 16 / 130),  # a short last group has a scale of its own
         ("int4-g128", 77, 4 + 16 / 77),
         ("int8-g128", 2048, 8.125),
+        ("int2-g64", 2048, 2.25),
+        ("int3-g64-asym", 2048, 3.375),
+        ("int3-g50", 130, 3 + 3 * 16 / 130),
+        ("int8-g128-asym", 2048, 8 + 24 / 128),
         ("q4_0", 2048, 4.5),
         ("q5_0", 2048, 5.5),
+        ("q5_1", 2048, 6.0),
+        ("q2_k", 2048, 2.625),
+        ("q3_k", 2048, 3.4375),
         ("q4_k", 2048, 4.5),
         ("q5_k", 2048, 5.5),
         ("q6_k", 2048, 6.5625),
@@ -104,7 +121,8 @@ def test_bits_per_weight(name: str, k: int, bits: float) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("x", 3, 32), "no 3-bit symmetric format"),
+        (("x", 7, 32), "no 7-bit symmetric format"),
+        (("x", 3, 32, "minimum"), "no 3-bit minimum format"),
         (("x", 8, 32, "minimum"), "no 8-bit minimum format"),
         (("x", 6, 32, "zero_point"), "no 6-bit zero_point format"),
         (("x", 4, 32, "zero_point", True), "no two-level 4-bit zero_point format"),
@@ -119,13 +137,16 @@ def test_formats_that_no_kernel_has(arguments: tuple[Any, ...], message: str) ->
         QuantFormat(*arguments)
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("group_size", [32, 128, ROW])
-def test_integer_formats_of_known_sizes_are_the_named_ones(bits: Any, group_size: int) -> None:
-    fmt = integer_format(bits, group_size)
-    if fmt.name != "int8-g32":
-        assert fmt == parse_format(fmt.name)
-    assert (fmt.bits, fmt.group_size) == (bits, group_size)
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("group_size", [1, 32, 100, ROW])
+@pytest.mark.parametrize("asymmetric", [False, True])
+def test_integer_formats_are_named_as_they_parse(
+    bits: Any, group_size: int, asymmetric: bool
+) -> None:
+    fmt = integer_format(bits, group_size, asymmetric)
+    assert fmt == parse_format(fmt.name)
+    offset = "zero_point" if asymmetric else "symmetric"
+    assert (fmt.bits, fmt.group_size, fmt.offset) == (bits, group_size, offset)
 
 
 @pytest.mark.parametrize("name", ["q4_k", "q5_k", "q6_k"])
@@ -140,7 +161,8 @@ def test_a_short_super_group_is_refused(name: str) -> None:
 def tensor(name: str, n: int = 3, k: int = 70, **changed: Any) -> QuantTensor:
     """Codes 1, 2, 3 ... along k, scale 0.5 in the first group, 0.25 in the next, and so on.
 
-    Two levels: super scales 0.5, 0.25 ..., factors 1, 2, 3 ... along the groups, minima's 3.
+    Two levels: super scales 0.5, 0.25 ..., factors 1, 2, 3 ... along the groups, from 0 again
+    after the largest, minima's 3.
     """
     fmt = parse_format(name)
     codes = np.tile(np.arange(1, k + 1) % (1 << fmt.bits), (n, 1)).astype(np.uint8)
@@ -153,9 +175,10 @@ def tensor(name: str, n: int = 3, k: int = 70, **changed: Any) -> QuantTensor:
     }[fmt.offset]
     parts: dict[str, Any] = {"scales": scales, "offsets": offsets}
     if fmt.two_level:
+        factors = np.arange(1, fmt.groups(k) + 1)
         supers = scales[:, : fmt.super_groups(k)]
         parts = {
-            "scales": np.tile(np.arange(1, fmt.groups(k) + 1), (n, 1)).astype(np.int8),
+            "scales": np.tile(factors % (fmt.factor_max + 1), (n, 1)).astype(np.int8),
             "super_scales": supers,
         }
         if fmt.offset == "minimum":
@@ -164,6 +187,8 @@ def tensor(name: str, n: int = 3, k: int = 70, **changed: Any) -> QuantTensor:
     parts["codes"] = {4: pack_nibbles, 8: lambda codes: codes.view(np.int8)}.get(
         fmt.bits, lambda codes: codes
     )(codes)
+    if fmt.offset == "zero_point":
+        parts["codes"] = parts["codes"].view(np.uint8)
     return QuantTensor(fmt, n, k, **(parts | changed))
 
 
@@ -180,6 +205,10 @@ def columns(name: str, k: int = 70) -> int:
         ("q4_1", [0.5 * 1 - 1.5, 0.25 * 8 - 1.5, 0.125 * 6 - 1.5]),
         ("int4-g32", [0.5 * (1 - 8), 0.25 * (8 - 8), 0.125 * (6 - 8)]),
         ("int4-g64-asym", [0.5 * (1 - 3), 0.5 * (8 - 3), 0.25 * (6 - 3)]),
+        ("int2-g32", [0.5 * (1 - 2), 0.25 * (0 - 2), 0.125 * (2 - 2)]),
+        ("int3-g64", [0.5 * (1 - 4), 0.5 * (0 - 4), 0.25 * (6 - 4)]),
+        ("int3-g64-asym", [0.5 * (1 - 3), 0.5 * (0 - 3), 0.25 * (6 - 3)]),
+        ("int8-g64-asym", [0.5 * (1 - 3), 0.5 * (40 - 3), 0.25 * (70 - 3)]),
     ],
 )
 def test_dequantised_values(name: str, expected: list[float]) -> None:
@@ -192,7 +221,9 @@ def test_dequantised_values(name: str, expected: list[float]) -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        # Columns 0, 39 and 300 lie in groups 0, 1 and 9 (q6_k: 0, 2 and 18).
+        # Columns 0, 39 and 300 lie in groups 0, 1 and 9 (of 16 values: 0, 2 and 18).
+        ("q2_k", [0.5 * 1 - 0.375, 0.5 * 3 * 0 - 0.375, 0.25 * 3 * 1 - 0.1875]),
+        ("q3_k", [0.5 * (1 - 4), 0.5 * 3 * (0 - 4), 0.25 * 19 * (5 - 4)]),
         ("q4_k", [0.5 * 1 - 0.375, 0.5 * 2 * 8 - 0.375, 0.25 * 10 * 13 - 0.1875]),
         ("q5_k", [0.5 * 1 - 0.375, 0.5 * 2 * 8 - 0.375, 0.25 * 10 * 13 - 0.1875]),
         ("q6_k", [0.5 * (1 - 32), 0.5 * 3 * (40 - 32), 0.25 * 19 * (45 - 32)]),
@@ -267,6 +298,9 @@ def test_nbytes_counts_codes_scales_and_offsets() -> None:
         ("q4_1", {"offsets": np.full((3, 3), np.inf, np.float16)}, "offsets hold NaN"),
         ("q5_0", {"codes": np.zeros((3, 35), np.uint8)}, r"codes must be uint8 \[3, 70\]"),
         ("q5_0", {"codes": np.full((3, 70), 32, np.uint8)}, "codes of 5 bits must be below 32"),
+        ("int2-g32", {"codes": np.full((3, 70), 4, np.uint8)}, "codes of 2 bits must be below 4"),
+        ("int3-g32", {"codes": np.zeros((3, 35), np.uint8)}, r"codes must be uint8 \[3, 70\]"),
+        ("int8-g32-asym", {"codes": np.zeros((3, 70), np.int8)}, r"codes must be uint8 \[3, 70\]"),
         ("int4-g32", {"super_scales": np.ones((3, 0), np.float16)}, "takes no super_scales"),
         ("q4_1", {"super_minima": np.ones((3, 0), np.float16)}, "takes no super_minima"),
         ("int8", {"order": np.arange(70)}, r"order must be int32 \[70\]"),
@@ -290,6 +324,9 @@ def test_tensors_that_do_not_fit_their_format(
         ("q6_k", {"super_scales": None}, "q6_k needs super_scales"),
         ("q6_k", {"super_scales": np.full((3, 2), np.nan, np.float16)}, "super_scales hold NaN"),
         ("q6_k", {"super_minima": np.ones((3, 2), np.float16)}, "takes no super_minima"),
+        ("q2_k", {"codes": np.full((3, 512), 4, np.uint8)}, "codes of 2 bits must be below 4"),
+        ("q2_k", {"scales": np.full((3, 32), 16, np.int8)}, "scales of q2_k must be 0 to 15"),
+        ("q3_k", {"scales": np.full((3, 32), -33, np.int8)}, "scales of q3_k must be -32 to 31"),
         ("q4_k", {"scales": np.full((3, 16), 64, np.int8)}, "scales of q4_k must be 0 to 63"),
         ("q4_k", {"scales": np.full((3, 16), -1, np.int8)}, "scales of q4_k must be 0 to 63"),
         ("q4_k", {"offsets": np.full((3, 16), 64, np.uint8)}, "offsets of q4_k must be 0 to 63"),
@@ -310,3 +347,8 @@ def test_the_packed_weight_is_made_once() -> None:
     weight = tensor("int4-g32")
     assert weight.native is weight.native
     assert (weight.native.n, weight.native.k) == (3, 70)
+
+
+def test_no_kernel_multiplies_8_bits_with_zero_points() -> None:
+    with pytest.raises(InputError, match="no kernel multiplies int8-g32-asym"):
+        _ = tensor("int8-g32-asym").native

@@ -48,7 +48,9 @@ def test_every_format_agrees_with_the_oracle(isa: str) -> None:
 
 
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
-@pytest.mark.parametrize("name", ["int4-g32", "int4-g32-asym", "q4_1", "q5_0", "q6_k", "int8"])
+@pytest.mark.parametrize(
+    "name", ["int3-g32", "int4-g32", "int4-g32-asym", "q4_1", "q5_0", "q6_k", "int8"]
+)
 def test_the_checker_sees_one_wrong_code(name: str, arithmetic: str) -> None:
     fmt = parse_format(name)
     k = sweep.columns(fmt, 77)

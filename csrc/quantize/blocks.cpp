@@ -29,7 +29,9 @@ Lanes load(const float* from) {
     std::memcpy(&lanes, from, sizeof lanes);
     return lanes;
 }
-float sum(Lanes lanes) { return (lanes[0] + lanes[1]) + (lanes[2] + lanes[3]); }
+float sum(Lanes lanes) {
+    return (lanes[0] + lanes[1]) + (lanes[2] + lanes[3]);
+}
 
 struct Range {
     float low, high;
@@ -52,7 +54,9 @@ struct Assessed {
     float error, wq, wqq, wxq;
 };
 
-float inverse(float scale) { return std::fabs(scale) > 1e-30f ? 1 / scale : 0; }
+float inverse(float scale) {
+    return std::fabs(scale) > 1e-30f ? 1 / scale : 0;
+}
 
 // The nearest whole number within the range: adding 1.5 * 2^23 drops what is behind the point.
 Lanes nearest(Lanes steps, Range range) {
@@ -173,7 +177,9 @@ Fit search_scale(const Group& group, Range range) {
     return search.best;
 }
 
-float as_half(float value) { return half_to_float(float_to_half(value)); }
+float as_half(float value) {
+    return half_to_float(float_to_half(value));
+}
 
 // One level: the fit rounded to float16, the minimum first, then the scale that suits it best.
 Fit rounded(const Group& group, Range range, Fit fit, bool minima) {
@@ -198,7 +204,7 @@ struct Supers {
 
 // The groups of 256 values with the whole factors chosen for each.
 class SuperGroup {
-   public:
+ public:
     SuperGroup(const float* x, const float* w, const BlockFormat& format, Range range)
         : format_(format), range_(range), count_(kSuperValues / format.group_size) {
         const Minimum minimum = format.minima ? Minimum::not_positive : Minimum::none;
@@ -232,7 +238,7 @@ class SuperGroup {
     const Group& group(int g) const { return groups_[g]; }
     Fit fit(int g) const { return fit_of(supers, factor[g], minimum_factor[g]); }
 
-   private:
+ private:
     static Fit fit_of(const Supers& at, int scale, int minimum) {
         return {at.scale * static_cast<float>(scale), -at.minimum * static_cast<float>(minimum)};
     }

@@ -13,34 +13,77 @@ inline float nearest(float x) {
     return (x + kShift) - kShift;
 }
 
-void row_columns(const GptqColumns& job, std::int64_t row) {
-    float target[kMostGptqColumns];
-    std::copy_n(job.targets + row * job.count, job.count, target);
-    const float* const scales = job.scales + row * job.groups;
-    const float* const zeros = job.zeros + row * job.groups;
-    const std::int64_t start = row * job.k + job.first;
-    double loss = 0.0;
-    for (std::int64_t j = 0; j < job.count; ++j) {
-        const float scale = scales[job.groups_of[j]], zero = zeros[job.groups_of[j]];
-        // Beyond the codes by far is as good as infinite, and the rounding stays exact.
-        const float step = scale > 0 ? std::clamp(target[j] / scale, -1024.0f, 1024.0f) : 0.0f;
-        const float code = std::clamp(nearest(step) + zero, 0.0f, job.top);
-        const float value = scale * (code - zero);
-        const float error = job.weights[start + j] - value, miss = target[j] - value;
-        job.codes[start + j] = static_cast<std::uint8_t>(code);
-        job.errors[start + j] = error;
-        loss += static_cast<double>(miss) * miss * job.pivots[job.first + j];
-        const float* const share = job.factor + (job.first + j) * job.k + job.first;
-        for (std::int64_t i = j + 1; i < job.count; ++i) target[i] += error * share[i];
+// Rows that are solved together, lane by lane: one row's chain of division, rounding and product is
+// long, sixteen hide each other's, and what they read and write lies row by row in memory.
+constexpr int kLanes = 16;
+// Columns whose errors are carried on together to those after them, in registers.
+constexpr std::int64_t kStrip = 16;
+using Lanes = float[kMostGptqColumns][kLanes];
+
+void load(const float* from, std::int64_t stride, int rows, std::int64_t count, Lanes& to) {
+    for (int r = 0; r < kLanes; ++r)
+        for (std::int64_t j = 0; j < count; ++j) to[j][r] = r < rows ? from[r * stride + j] : 0.0f;
+}
+
+// Adds to targets to .. end - 1 their shares of the errors of columns from .. from_end - 1.
+void carry(const GptqColumns& job, const Lanes& error, std::int64_t from, std::int64_t from_end,
+           std::int64_t to, std::int64_t end, Lanes& target) {
+    const float* const shares = job.factor + job.first * job.k + job.first;
+    for (std::int64_t i = to; i < end; ++i) {
+        float sum[kLanes];
+        for (int r = 0; r < kLanes; ++r) sum[r] = target[i][r];
+        for (std::int64_t j = from; j < from_end; ++j) {
+            const float share = shares[j * job.k + i];
+            for (int r = 0; r < kLanes; ++r) sum[r] += error[j][r] * share;
+        }
+        for (int r = 0; r < kLanes; ++r) target[i][r] = sum[r];
     }
-    job.losses[row] += loss;
+}
+
+void solve_rows(const GptqColumns& job, std::int64_t row, int rows) {
+    Lanes target, weight, error, codes;
+    const std::int64_t start = row * job.k + job.first;
+    load(job.targets + row * job.count, job.count, rows, job.count, target);
+    load(job.weights + start, job.k, rows, job.count, weight);
+    float scale[kLanes] = {}, divisor[kLanes] = {}, zero[kLanes] = {}, loss[kLanes] = {};
+    for (std::int64_t j = 0; j < job.count; ++j) {
+        const std::int32_t group = job.groups_of[j];
+        if (j == 0 || group != job.groups_of[j - 1])
+            for (int r = 0; r < rows; ++r) {
+                scale[r] = job.scales[(row + r) * job.groups + group];
+                divisor[r] = scale[r] > 0 ? scale[r] : __builtin_inff();
+                zero[r] = job.zeros[(row + r) * job.groups + group];
+            }
+        const float pivot = job.pivots[job.first + j];
+        for (int r = 0; r < kLanes; ++r) {
+            // Beyond the codes by far is as good as infinite, and the rounding stays exact.
+            const float step = std::min(std::max(target[j][r] / divisor[r], -1024.0f), 1024.0f);
+            const float code = std::min(std::max(nearest(step) + zero[r], 0.0f), job.top);
+            const float value = scale[r] * (code - zero[r]);
+            const float miss = target[j][r] - value;
+            error[j][r] = weight[j][r] - value;
+            loss[r] += miss * miss * pivot;
+            codes[j][r] = code;
+        }
+        const std::int64_t next = (j / kStrip + 1) * kStrip;
+        carry(job, error, j, j + 1, j + 1, std::min(next, job.count), target);
+        if (j + 1 == next) carry(job, error, next - kStrip, next, next, job.count, target);
+    }
+    for (int r = 0; r < rows; ++r) {
+        for (std::int64_t j = 0; j < job.count; ++j) {
+            job.codes[start + r * job.k + j] = static_cast<std::uint8_t>(codes[j][r]);
+            job.errors[start + r * job.k + j] = error[j][r];
+        }
+        job.losses[row + r] += loss[r];
+    }
 }
 
 }  // namespace
 
 void gptq_columns(const GptqColumns& job, int threads) {
-    pool_run(job.n, threads, [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t row = begin; row < end; ++row) row_columns(job, row);
+    pool_run((job.n + kLanes - 1) / kLanes, threads, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t row = begin * kLanes; row < std::min(end * kLanes, job.n); row += kLanes)
+            solve_rows(job, row, static_cast<int>(std::min<std::int64_t>(kLanes, job.n - row)));
     });
 }
 

@@ -19,8 +19,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from sllmbench.assets import cache
 from sllmbench.checkpoints.base import Checkpoint, Progress, silent
 from sllmbench.checkpoints.gguf_blocks import BLOCK_TYPES, read_blocks
@@ -31,11 +29,12 @@ from sllmbench.checkpoints.hf import FolderCheckpoint
 from sllmbench.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from sllmbench.formats import QuantTensor
 
-_CONVERTER = 1
+_CONVERTER = 2
 """Raised whenever gguf_convert.py writes something else than before."""
 _HEAD_BYTES = 1 << 20
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sllmbench.checkpoints.gguf_header import GgufTensor
 
     Arrays = dict[str, NDArray[Any]]
+    Fields = dict[str, Any]
 
 _CHUNK_BYTES = 4 << 20
 """Stored bytes at a time; unpacking them takes a few times as much."""
@@ -47,7 +48,7 @@ class BlockType:
     format: QuantFormat
     block: np.dtype[Any]
     unpack: Callable[[NDArray[Any]], Arrays]
-    pack: Callable[[NDArray[Any], QuantTensor], Arrays]
+    pack: Callable[[NDArray[Any], QuantTensor], Fields]
 
     @property
     def length(self) -> int:
@@ -133,7 +134,7 @@ def _nibbles(pairs: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _pairs(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """What :func:`_nibbles` undoes: the lower four bits of [..., 2, bytes] → [..., bytes]."""
-    pairs: NDArray[np.uint8] = codes[..., 0, :] & 0x0F | codes[..., 1, :] << 4
+    pairs: NDArray[np.uint8] = codes[..., 0, :] & np.uint8(0x0F) | codes[..., 1, :] << np.uint8(4)
     return pairs
 
 
@@ -146,7 +147,7 @@ def _q4_0(blocks: NDArray[Any]) -> Arrays:
     return {"codes": _packed(_nibbles(blocks["codes"])), "scales": blocks["scale"]}
 
 
-def _pack_q4_0(codes: NDArray[Any], tensor: QuantTensor) -> Arrays:
+def _pack_q4_0(codes: NDArray[Any], tensor: QuantTensor) -> Fields:
     return {"codes": _pairs(codes.reshape(*codes.shape[:2], 2, 16)), "scale": tensor.scales}
 
 
@@ -154,7 +155,7 @@ def _q4_1(blocks: NDArray[Any]) -> Arrays:
     return _q4_0(blocks) | {"offsets": blocks["minimum"]}
 
 
-def _pack_q4_1(codes: NDArray[Any], tensor: QuantTensor) -> Arrays:
+def _pack_q4_1(codes: NDArray[Any], tensor: QuantTensor) -> Fields:
     return _pack_q4_0(codes, tensor) | {"minimum": _offsets(tensor)}
 
 
@@ -169,7 +170,7 @@ def _q5_0(blocks: NDArray[Any]) -> Arrays:
     return {"codes": low | fifth << 4, "scales": blocks["scale"]}
 
 
-def _pack_q5_0(codes: NDArray[Any], tensor: QuantTensor) -> Arrays:
+def _pack_q5_0(codes: NDArray[Any], tensor: QuantTensor) -> Fields:
     high = np.packbits(codes >> 4, axis=-1, bitorder="little")
     return _pack_q4_0(codes, tensor) | {"high": high}
 
@@ -178,7 +179,7 @@ def _q5_1(blocks: NDArray[Any]) -> Arrays:
     return _q5_0(blocks) | {"offsets": blocks["minimum"]}
 
 
-def _pack_q5_1(codes: NDArray[Any], tensor: QuantTensor) -> Arrays:
+def _pack_q5_1(codes: NDArray[Any], tensor: QuantTensor) -> Fields:
     return _pack_q5_0(codes, tensor) | {"minimum": _offsets(tensor)}
 
 
@@ -186,7 +187,7 @@ def _q8_0(blocks: NDArray[Any]) -> Arrays:
     return {"codes": blocks["codes"], "scales": blocks["scale"]}
 
 
-def _pack_q8_0(codes: NDArray[Any], tensor: QuantTensor) -> Arrays:
+def _pack_q8_0(codes: NDArray[Any], tensor: QuantTensor) -> Fields:
     return {"codes": codes, "scale": tensor.scales}
 
 
@@ -208,7 +209,7 @@ def _six_bit_factors(blocks: NDArray[Any]) -> Arrays:
     }
 
 
-def _pack_six_bit_factors(tensor: QuantTensor) -> Arrays:
+def _pack_six_bit_factors(tensor: QuantTensor) -> Fields:
     scales = tensor.scales.view(np.uint8).reshape(tensor.n, -1, 8)
     minima = _offsets(tensor).reshape(tensor.n, -1, 8)
     first = np.concatenate([scales[..., :4], minima[..., :4]], axis=-1)
@@ -232,7 +233,7 @@ def _q2_k(blocks: NDArray[Any]) -> Arrays:
     }
 
 
-def _pack_q2_k(codes: NDArray[Any], tensor: QuantTensor) -> Arrays:
+def _pack_q2_k(codes: NDArray[Any], tensor: QuantTensor) -> Fields:
     return {
         "codes": _pair_bytes(codes),
         "factors": tensor.scales.view(np.uint8) | _offsets(tensor) << 4,
@@ -263,7 +264,7 @@ def _q3_k(blocks: NDArray[Any]) -> Arrays:
     }
 
 
-def _pack_q3_k(codes: NDArray[Any], tensor: QuantTensor) -> Arrays:
+def _pack_q3_k(codes: NDArray[Any], tensor: QuantTensor) -> Fields:
     upper = (codes >> 2).reshape(*codes.shape[:2], 8, 32)
     factors = (tensor.scales.view(np.uint8) + np.uint8(32)).reshape(*codes.shape[:2], 4, 4)
     nibbles = _pairs(factors.reshape(*codes.shape[:2], 2, 8))
@@ -280,7 +281,7 @@ def _q4_k(blocks: NDArray[Any]) -> Arrays:
     return {"codes": _packed(_nibbles(blocks["codes"]))} | _six_bit_factors(blocks)
 
 
-def _pack_q4_k(codes: NDArray[Any], tensor: QuantTensor) -> Arrays:
+def _pack_q4_k(codes: NDArray[Any], tensor: QuantTensor) -> Fields:
     pairs = _pairs(codes.reshape(*codes.shape[:2], 4, 2, 32))
     return {"codes": pairs} | _pack_six_bit_factors(tensor)
 
@@ -292,7 +293,7 @@ def _q5_k(blocks: NDArray[Any]) -> Arrays:
     return {"codes": low | fifth << 4} | _six_bit_factors(blocks)
 
 
-def _pack_q5_k(codes: NDArray[Any], tensor: QuantTensor) -> Arrays:
+def _pack_q5_k(codes: NDArray[Any], tensor: QuantTensor) -> Fields:
     fifth = (codes >> 4).reshape(*codes.shape[:2], 8, 32)
     high = np.packbits(fifth, axis=-2, bitorder="little")
     return _pack_q4_k(codes, tensor) | {"high": high}
@@ -310,7 +311,7 @@ def _q6_k(blocks: NDArray[Any]) -> Arrays:
     }
 
 
-def _pack_q6_k(codes: NDArray[Any], tensor: QuantTensor) -> Arrays:
+def _pack_q6_k(codes: NDArray[Any], tensor: QuantTensor) -> Fields:
     upper = (codes >> 4).reshape(*codes.shape[:2], 2, 4, 32)
     return {
         "codes": _pairs(codes.reshape(*codes.shape[:2], 2, 2, 64)),
@@ -348,7 +349,7 @@ _FIELDS: dict[str, list[Any]] = {
         ("super_scale", "<f2"),
     ],
 }
-_CODERS: dict[str, tuple[Callable[..., Arrays], Callable[..., Arrays]]] = {
+_CODERS: dict[str, tuple[Callable[..., Arrays], Callable[..., Fields]]] = {
     "q4_0": (_q4_0, _pack_q4_0),
     "q4_1": (_q4_1, _pack_q4_1),
     "q5_0": (_q5_0, _pack_q5_0),

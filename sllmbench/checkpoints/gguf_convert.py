@@ -36,6 +36,9 @@ def convert(file: Path, folder: Path) -> None:
     config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
     # transformers 4.46 does not look, and would make up an output layer that the file lacks.
     config.tie_word_embeddings = "output.weight" not in header.tensors
+    if config.model_type == "llama":  # the metadata does not say, the tensors do
+        config.attention_bias = "blk.0.attn_q.bias" in header.tensors
+        config.mlp_bias = "blk.0.ffn_up.bias" in header.tensors
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         file.parent,
         gguf_file=file.name,

@@ -67,7 +67,8 @@ def add_metadata(writer: Any, config: Any, name: str) -> None:
 
 def head_width(config: Any) -> int:
     """Values of one attention head."""
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    shared = config.hidden_size // config.num_attention_heads
+    return int(getattr(config, "head_dim", None) or shared)
 
 
 def rope_factors(config: Any) -> NDArray[np.float32] | None:
@@ -84,11 +85,12 @@ def rope_factors(config: Any) -> NDArray[np.float32] | None:
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, None)
     exponents = np.arange(0, head_width(config), 2) / head_width(config)
     plain = float(rope["rope_theta"]) ** -exponents
-    return (plain / scaled.double().numpy()).astype(np.float32)
+    factors: NDArray[np.float32] = (plain / scaled.double().numpy()).astype(np.float32)
+    return factors
 
 
 def _rope(config: Any) -> dict[str, Any]:
-    """``rope_theta``, ``rope_type`` and what the type takes, as either transformers 4 or 5 has it."""
+    """``rope_theta``, ``rope_type`` and what that takes, from transformers 4 or 5."""
     rope = dict(getattr(config, "rope_parameters", None) or config.rope_scaling or {})
     rope.setdefault("rope_theta", getattr(config, "rope_theta", 10000.0))
     rope["rope_type"] = rope.get("rope_type", rope.get("type", "default"))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sllmbench.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 INTERLEAVED = {"llama": True, "qwen2": False}
 """Architectures whose rows are proven to map, and whether attention's q and k are interleaved."""
@@ -22,8 +24,7 @@ def name_map(architecture: str, layers: int) -> Any:
 
 
 def stored_name(names: Any, name: str) -> str | None:
-    """What a file calls the tensor that transformers calls ``name``, or None: e.g. ``output.weight``
-    for ``lm_head.weight``."""
+    """What a file calls transformers' ``name``, e.g. ``output.weight``; None if nothing."""
     stored: str | None = names.get_name(name, try_suffixes=(".weight", ".bias"))
     return stored
 

@@ -172,9 +172,7 @@ def float_bytes(values: NDArray[np.float32], block_type: str) -> NDArray[np.uint
     """
     if block_type == "F16":
         if values.size and float(np.abs(values).max()) > _F16_MAX:
-            raise InputError(
-                "values beyond float16 cannot be stored as F16; BF16 and F32 hold them"
-            )
+            raise InputError("values beyond float16 cannot be stored as F16; take BF16 or F32")
         halves = values.astype("<f2")
     elif block_type == "BF16":
         bits = values.astype("<f4").view("<u4")

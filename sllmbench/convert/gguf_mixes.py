@@ -1,7 +1,7 @@
 """llama.cpp's mixes: which block type each tensor of a file called, e.g., ``Q4_K_M`` gets.
 
-As ``llama-quantize`` documents and does: the output layer keeps more bits; in the K mixes attention's
-values, its output and the feed-forward's second matrix do in some or all layers.
+As ``llama-quantize`` does: the output layer keeps more bits; in the K mixes attention's values, its
+output and the feed-forward's second matrix do in some or all layers.
 """
 
 from __future__ import annotations

@@ -23,10 +23,12 @@ from sllmbench import _native
 from sllmbench.errors import InputError
 from sllmbench.formats import QuantFormat, QuantTensor, integer_format, pack_nibbles
 from sllmbench.quantizers.grid import Grid, integer_grid
-from sllmbench.quantizers.rtn import as_matrix, grouped
+from sllmbench.quantizers.rtn import as_matrix, grouped, grouped_importance
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from sllmbench.quantizers.grid import Clip
 
 _BLOCK = 128
 """Columns that are solved before their errors are carried on with one matrix product."""
@@ -193,7 +195,8 @@ class _Solution:
         self._top = 0
         self._groups_of = (np.arange(k) // self._length).astype(np.int32)
         if settings.static_groups:
-            self._keep(slice(None), self._grid(grouped(matrix, self._layout)))
+            weights = grouped_importance(k, self._layout)
+            self._keep(slice(None), self._grid(grouped(matrix, self._layout), weights))
             if order is not None:
                 self._groups_of = np.ascontiguousarray(self._groups_of[order])
 
@@ -262,16 +265,23 @@ class _Solution:
         """
         import torch
 
+        if first == 0:
+            return targets
         weights = self._weights[:, first:last]
         shares = torch.from_numpy(self._factor.shares[first:last, first:last])
-        moved = torch.linalg.solve_triangular(
-            shares, torch.from_numpy(targets - weights), upper=True, left=False, unitriangular=True
+        inverse = torch.linalg.solve_triangular(
+            shares, torch.eye(last - first), upper=True, unitriangular=True
         )
-        left: NDArray[np.float32] = weights + moved.numpy()
+        left: NDArray[np.float32] = torch.addmm(
+            torch.from_numpy(weights), torch.from_numpy(targets - weights), inverse
+        ).numpy()
         return left
 
-    def _grid(self, values: NDArray[np.float32]) -> Grid:
-        return integer_grid(values, self._layout, "mse" if self._settings.mse_clip else "none")
+    def _grid(
+        self, values: NDArray[np.float32], importance: NDArray[np.float32] | None = None
+    ) -> Grid:
+        clip: Clip = "mse" if self._settings.mse_clip else "none"
+        return integer_grid(values, self._layout, clip, importance)
 
     def _keep(self, groups: slice, grid: Grid) -> None:
         self._scales[:, groups] = grid.scales

@@ -108,4 +108,5 @@ def _as_importance(importance: NDArray[np.float32], k: int) -> NDArray[np.float3
     largest = float(importance.max())
     if largest == 0:
         return np.ones(k, np.float32)
-    return np.maximum(importance / np.float32(largest), np.float32(1e-6)).astype(np.float32)
+    relative: NDArray[np.float32] = np.maximum(importance / np.float32(largest), np.float32(1e-6))
+    return relative.astype(np.float32)

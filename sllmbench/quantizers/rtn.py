@@ -30,7 +30,12 @@ _SIGNED_MAX = ("q4_0", "q5_0")
 """Formats whose scale is ggml's: the value of largest magnitude becomes the lowest code."""
 
 
-def quantize(weight: Any, format: str | QuantFormat, clip: Clip = "none") -> QuantTensor:
+def quantize(
+    weight: Any,
+    format: str | QuantFormat,
+    clip: Clip = "none",
+    importance: NDArray[np.float32] | None = None,
+) -> QuantTensor:
     """Quantise a float weight by rounding to nearest.
 
     The scale is rounded to float16 before the codes are chosen, so the error is at most half a
@@ -48,10 +53,13 @@ def quantize(weight: Any, format: str | QuantFormat, clip: Clip = "none") -> Qua
         format: a format or its name, e.g. ``int4-g128``.
         clip: ``none`` covers every weight; ``mse`` (plain integers only) cuts each group's range to
             the share of it, from 0.3 to 1, that leaves the least squared error.
+        importance: float32 [k], none negative, with ``mse``: each square counts its column's, the
+            mean square of its input for instance. By default all count alike.
 
     Raises:
         InputError: not a non-empty matrix, NaN or infinite values, values too large for float16
-            scales, an unknown format, or a k that the format cannot have.
+            scales, an unknown format, a k that the format cannot have, or an importance that does
+            not fit or that nothing would use.
     """
     layout = parse_format(format) if isinstance(format, str) else format
     matrix = as_matrix(weight)
@@ -60,8 +68,14 @@ def quantize(weight: Any, format: str | QuantFormat, clip: Clip = "none") -> Qua
     integers = layout.name not in _SIGNED_MAX and layout.offset != "minimum"
     if clip != "none" and (layout.two_level or not integers):
         raise InputError(f"{layout.name} has no clipping: only plain integers have")
+    if importance is not None and clip != "mse":
+        raise InputError("an importance is for clip='mse': plain rounding weighs no errors")
     values = grouped(matrix, layout)
-    arrays = _two_level(values, layout) if layout.two_level else _one_level(values, layout, clip)
+    if layout.two_level:
+        arrays = _two_level(values, layout)
+    else:
+        weights = grouped_importance(k, layout, importance) if clip == "mse" else None
+        arrays = _one_level(values, layout, clip, weights)
     flat = arrays.pop("codes").reshape(n, -1)[:, :k]
     if layout.bits == 8 and layout.offset == "symmetric":
         return QuantTensor(layout, n, k, flat.astype(np.int8), **arrays)
@@ -70,14 +84,17 @@ def quantize(weight: Any, format: str | QuantFormat, clip: Clip = "none") -> Qua
 
 
 def _one_level(
-    values: NDArray[np.float32], layout: QuantFormat, clip: Clip
+    values: NDArray[np.float32],
+    layout: QuantFormat,
+    clip: Clip,
+    importance: NDArray[np.float32] | None,
 ) -> dict[str, NDArray[Any]]:
     """Codes [n, groups, length] and the other arrays of a QuantTensor."""
     if layout.name in _SIGNED_MAX:
         return _signed_max(values, layout.zero)
     if layout.offset == "minimum":
         return _minimum(values, (1 << layout.bits) - 1)
-    grid = integer_grid(values, layout, clip)
+    grid = integer_grid(values, layout, clip, importance)
     codes = grid.codes(values)
     if layout.offset == "zero_point":
         return {"codes": codes, "scales": grid.scales, "offsets": grid.zeros.astype(np.uint8)}
@@ -94,6 +111,23 @@ def grouped(weight: NDArray[np.float32], layout: QuantFormat) -> NDArray[np.floa
     padding = layout.groups(k) * length - k
     padded = np.pad(weight, ((0, 0), (0, padding)), mode="edge") if padding else weight
     return padded.reshape(n, -1, length)
+
+
+def grouped_importance(
+    k: int, layout: QuantFormat, importance: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """Return an importance [k] as [groups, group_length]; what fills a short group counts nothing.
+
+    Raises:
+        InputError: another shape, or NaN, infinite or negative values.
+    """
+    weights = np.ones(k, np.float32) if importance is None else np.asarray(importance, np.float32)
+    if weights.shape != (k,):
+        raise InputError(f"an importance must be [{k}], not {list(weights.shape)}")
+    if not np.isfinite(weights).all() or (weights < 0).any():
+        raise InputError("an importance holds NaN, infinite or negative values")
+    length, groups = layout.group_length(k), layout.groups(k)
+    return np.pad(weights, (0, groups * length - k)).reshape(groups, length)
 
 
 def as_matrix(weight: Any) -> NDArray[np.float32]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from tests.checkpoints.conftest import WriteGguf, WrittenGguf
 
-Q2_K = gguf.GGMLQuantizationType.Q2_K
+IQ4_XS = gguf.GGMLQuantizationType.IQ4_XS
 BF16 = gguf.GGMLQuantizationType.BF16
 UP, DOWN = "model.layers.1.mlp.up_proj.weight", "model.layers.0.mlp.down_proj.weight"
 NORM = "model.layers.1.input_layernorm.weight"
@@ -78,7 +78,7 @@ def qwen_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def qwen(
     qwen_folder: Path, write_gguf: WriteGguf, tmp_path_factory: pytest.TempPathFactory
 ) -> WrittenGguf:
-    """A qwen2 with its own lm_head, a BF16 and a Q2_K matrix, and NaN in a norm and in a scale."""
+    """A qwen2 with its own lm_head, a BF16 and an IQ4_XS matrix, NaN in a norm and in a scale."""
     q4_1 = gguf.GGMLQuantizationType.Q4_1
     blocks = gguf.quantize(np.ones((256, 64), np.float32), q4_1)
     blocks[5, 0:2] = np.frombuffer(np.float16(np.nan).tobytes(), np.uint8)
@@ -87,8 +87,8 @@ def qwen(
     return write_gguf(
         qwen_folder,
         tmp_path_factory.mktemp("gguf") / "tiny-qwen.gguf",
-        block_types={DOWN: Q2_K, "model.layers.0.mlp.gate_proj.weight": BF16},
-        replace={UP: blocks, NORM: norm, DOWN: np.zeros((64, 84), np.uint8)},
+        block_types={DOWN: IQ4_XS, "model.layers.0.mlp.gate_proj.weight": BF16},
+        replace={UP: blocks, NORM: norm, DOWN: np.zeros((64, 136), np.uint8)},
     )
 
 
@@ -229,7 +229,7 @@ def test_a_damaged_conversion_is_made_again(
 
 def test_block_types_without_a_kernel_are_named(qwen_checkpoint: GgufCheckpoint) -> None:
     with pytest.raises(
-        InputError, match=r"down_proj.weight is stored as Q2_K, which has no kernel"
+        InputError, match=r"down_proj.weight is stored as IQ4_XS, which has no kernel"
     ):
         qwen_checkpoint.quantized(DOWN)
     assert not qwen_checkpoint.tensor(DOWN).any()
@@ -240,7 +240,7 @@ def test_what_cannot_run_as_stored_is_known_before_loading(
 ) -> None:
     assert llama_checkpoint.quantized_unavailable is None
     assert "gguf" in default_paths(llama_checkpoint)
-    assert "Q2_K blocks have no kernel here" in str(qwen_checkpoint.quantized_unavailable)
+    assert "IQ4_XS blocks have no kernel here" in str(qwen_checkpoint.quantized_unavailable)
     assert default_paths(qwen_checkpoint)[0] == "fp32"
     assert "gguf" not in default_paths(qwen_checkpoint)
 

@@ -20,6 +20,7 @@ from sllmbench.quantizers import quantize
 
 SHAPES = [(1, 1), (3, 5), (7, 33), (16, 128), (5, 300), (2, 576)]
 GGML_RULE = ("q4_0", "q5_0")
+INTEGERS = ("int2-g32", "int2-row-asym", "int3-g20", "int3-g64-asym", "int8-g48", "int8-row-asym")
 
 
 def columns(name: str, k: int) -> int:
@@ -53,7 +54,7 @@ def within(error: np.ndarray, bound: np.ndarray) -> bool:
     return not bool((~(error <= bound)).any())
 
 
-@pytest.mark.parametrize("name", FORMAT_NAMES)
+@pytest.mark.parametrize("name", [*FORMAT_NAMES, *INTEGERS])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_error_is_at_most_half_a_step(name: str, shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(hash((name, shape)) % 2**32)
@@ -197,3 +198,62 @@ def test_bad_weights_are_refused(weight: np.ndarray, says: str) -> None:
 def test_unknown_format_is_refused() -> None:
     with pytest.raises(InputError, match="unknown format 'int3'"):
         quantize(np.ones((1, 1)), "int3")
+
+
+def clipped_by_trying(
+    weight: np.ndarray, name: str, importance: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The least error of each group over the shares of its range, [n, groups], and its range's."""
+    fmt = parse_format(name)
+    n, k = weight.shape
+    errors, whole = (np.full((n, fmt.groups(k)), np.inf) for _ in range(2))
+    for g in range(fmt.groups(k)):
+        part = slice(g * fmt.group_size, min((g + 1) * fmt.group_size, k))
+        values = weight[:, part].astype(np.float64)
+        for share in np.linspace(1, 0.3, 36):
+            if fmt.offset == "zero_point":
+                low = share * np.minimum(values.min(axis=1), 0)
+                high = share * np.maximum(values.max(axis=1), 0)
+                scales = np.float16((high - low) / (2**fmt.bits - 1))
+                zeros = np.rint(-low / scales.astype(float)).clip(0, 2**fmt.bits - 1)
+            else:
+                scales = np.float16(2 * share * np.abs(values).max(axis=1) / (2**fmt.bits - 1))
+                zeros = np.full(n, 2.0 ** (fmt.bits - 1))
+            scales, zeros = scales.astype(float)[:, None], zeros[:, None]
+            codes = (np.rint(values / scales) + zeros).clip(0, 2**fmt.bits - 1)
+            error = (((codes - zeros) * scales - values) ** 2 @ importance[part]).reshape(n)
+            errors[:, g] = np.minimum(errors[:, g], error)
+            if share == 1:
+                whole[:, g] = error
+    return errors, whole
+
+
+@pytest.mark.parametrize("name", ["int2-g32", "int3-g48-asym", "int4-g64", "int4-g200-asym"])
+@pytest.mark.parametrize("weighed", [False, True])
+def test_clipping_finds_the_best_share_of_each_groups_range(name: str, weighed: bool) -> None:
+    rng = np.random.default_rng(3)
+    weight = rng.standard_t(3, (6, 200)).astype(np.float32)  # 200: short last groups
+    importance = np.exp(3 * rng.normal(size=200)) if weighed else np.ones(200)
+    given = importance.astype(np.float32) if weighed else None
+    off = quantize(weight, name, "mse", given).dequantize().astype(np.float64) - weight
+    starts = np.arange(0, 200, parse_format(name).group_size)
+    errors = np.add.reduceat(off**2 * importance, starts, axis=1)
+    best, whole = clipped_by_trying(weight, name, importance)
+    np.testing.assert_allclose(errors, best, rtol=1e-3)
+    assert errors.sum() < 0.9 * whole.sum()
+
+
+def test_what_clipping_cannot_do_is_refused() -> None:
+    weight = np.ones((2, 64), np.float32)
+    for arguments, says in (
+        (("q4_0", "mse"), "q4_0 has no clipping"),
+        (("q4_k", "none"), "multiple of 256"),
+        (("q4_1", "mse"), "q4_1 has no clipping"),
+        (("int4-g32", "best"), "unknown clip 'best'"),
+        (("int4-g32", "none", np.ones(64)), "an importance is for clip='mse'"),
+        (("int4-g32", "mse", np.ones(63)), r"an importance must be \[64\], not \[63\]"),
+        (("int4-g32", "mse", np.full(64, -1.0)), "NaN, infinite or negative"),
+        (("int4-g32", "mse", np.full(64, np.nan)), "NaN, infinite or negative"),
+    ):
+        with pytest.raises(InputError, match=says):
+            quantize(weight, *arguments)  # type: ignore[arg-type]
