@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from math import prod
@@ -226,6 +227,13 @@ def check_tensors(checkpoint: Checkpoint, net: Any) -> tuple[str, ...]:
             raise InputError(
                 f"{checkpoint.name}: {name} is {list(shapes[name])}, "
                 f"but its configuration asks for {shape}"
+            )
+    ignored = [re.compile(key) for key in net._keys_to_ignore_on_load_unexpected or ()]
+    for name in sorted(shapes.keys() - wanted.keys()):
+        # Others are tables that old checkpoints carry and transformers computes.
+        if name.endswith((".weight", ".bias")) and not any(key.search(name) for key in ignored):
+            raise InputError(
+                f"{checkpoint.name} holds {name}, which its configuration has no place for"
             )
     return tuple(wanted)
 

@@ -57,12 +57,13 @@ def affine_tensor(
         InputError: arrays that do not fit the format.
     """
     n, k = codes.shape
+    codes = np.ascontiguousarray(codes)  # as the kernels want it
     if layout.bits == 4:
         stored: NDArray[np.uint8] | NDArray[np.int8] = pack_nibbles(codes)
     elif layout.bits == 8 and layout.offset == "symmetric":
-        stored = np.ascontiguousarray(codes ^ np.uint8(0x80)).view(np.int8)
+        stored = (codes ^ np.uint8(0x80)).view(np.int8)
     else:
-        stored = np.ascontiguousarray(codes)
+        stored = codes
     offsets = None if layout.offset == "symmetric" else zeros
     return QuantTensor(layout, n, k, stored, scales, offsets, order=order)
 

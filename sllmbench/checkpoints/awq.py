@@ -10,15 +10,26 @@ word c is that of output ``8 c + (0, 2, 4, 6, 1, 3, 5, 7)[p]``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from sllmbench.checkpoints.words import check_scales, codes_of, word_count, words_of
+from sllmbench.checkpoints.scheme import (
+    SCALE_TYPES,
+    Scheme,
+    check_fit,
+    flag_of,
+    integer_of,
+    matrix_of,
+)
+from sllmbench.checkpoints.words import check_scales, codes_of, exact_half, word_count, words_of
 from sllmbench.errors import InputError
 from sllmbench.formats import ROW, QuantTensor, check_array, integer_format, pack_nibbles
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from numpy.typing import NDArray
 
 _BITS = 4
@@ -101,3 +112,65 @@ def _words(outputs: NDArray[np.uint8]) -> NDArray[np.int32]:
     rows = outputs.shape[1]
     nibbles = outputs.T.reshape(rows, -1, 8)[..., _OUTPUTS]
     return words_of(nibbles.reshape(rows, -1), _BITS)
+
+
+@dataclass(frozen=True)
+class AwqScheme(Scheme):
+    """AWQ in its GEMM layout: 4 bits with zero points."""
+
+    method = "awq"
+    title = "AWQ"
+    parts: ClassVar = {"qweight": ("I32",), "qzeros": ("I32",), "scales": SCALE_TYPES}
+
+    @property
+    def label(self) -> str:
+        """AWQ is always asymmetric."""
+        return super().label.removesuffix(" asymmetric")
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Read transformers' keys or AutoAWQ's older ones.
+
+        Raises:
+            InputError: one is missing, or another layout than GEMM.
+        """
+        version = config.get("version", "gemm")
+        if not isinstance(version, str) or version.lower() != "gemm":
+            raise InputError(f"its AWQ version is {version!r}: only gemm can be read")
+        if not flag_of(config, "zero_point", True):
+            raise InputError("it has no zero points, which the GEMM layout always has")
+        bits = integer_of(config, "bits" if "bits" in config else "w_bit")
+        if bits != 4:
+            raise InputError(f"it is AWQ of {bits} bits: the GEMM layout has 4")
+        size = integer_of(config, "group_size" if "group_size" in config else "q_group_size")
+        return cls(bits, size, symmetric=False)
+
+    def config(self, floats: Sequence[str]) -> dict[str, Any]:
+        """transformers' keys, and those that AutoAWQ itself looks for."""
+        return {
+            "quant_method": self.method,
+            "bits": self.bits,
+            "group_size": self.group_size,
+            "zero_point": True,
+            "version": "gemm",
+            "modules_to_not_convert": list(floats) or None,
+        }
+
+    def shape(self, shapes: Mapping[str, tuple[int, ...]], k: int | None) -> tuple[int, int]:
+        """From ``qweight`` [k, n / 8]."""
+        k, words = matrix_of("qweight", shapes["qweight"])
+        if k % self.format.group_length(k):
+            raise InputError(f"k = {k} is no multiple of the group size {self.group_size}")
+        groups = self.format.groups(k)
+        check_fit("scales", shapes["scales"], (groups, 8 * words))
+        check_fit("qzeros", shapes["qzeros"], (groups, words))
+        return 8 * words, k
+
+    def read(self, parts: Mapping[str, NDArray[Any]]) -> QuantTensor:
+        """Make a tensor of ``qweight``, ``qzeros`` and ``scales``."""
+        arrays = {**parts, "scales": exact_half("scales", parts["scales"])}
+        return self._as_configured(from_awq(AwqTensors(**arrays)))
+
+    def write(self, weight: QuantTensor) -> dict[str, NDArray[Any]]:
+        """Make ``qweight``, ``qzeros`` and ``scales``."""
+        return to_awq(weight)._asdict()

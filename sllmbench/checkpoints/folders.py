@@ -27,7 +27,9 @@ def open_folder(folder: Path, name: str, origin: str = "") -> FolderCheckpoint:
     if settings is None:
         return FolderCheckpoint(folder, name, origin)
     if not isinstance(settings, dict):
-        raise InputError(f"cannot read {folder / 'config.json'}: its quantization_config is none")
+        raise InputError(
+            f"cannot read {folder / 'config.json'}: its quantization_config is no object"
+        )
     return QuantizedFolder(folder, name, settings, origin)
 
 

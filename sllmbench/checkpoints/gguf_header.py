@@ -134,6 +134,10 @@ def _parse(file: Path, data: mmap.mmap) -> GgufHeader:
     if not isinstance(metadata.get("general.architecture"), str):
         raise InputError(f"{file} does not say its general.architecture")
     tensors = _tensors(cursor, tensor_count, metadata)
+    # What reads the file makes tables of as many names.
+    blocks = metadata.get(f"{metadata['general.architecture']}.block_count", 0)
+    if isinstance(blocks, int) and blocks > len(tensors):
+        raise InputError(f"{file} is corrupt: {blocks} blocks, but {len(tensors)} tensors")
     return GgufHeader(file, metadata, tensors)
 
 

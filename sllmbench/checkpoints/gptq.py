@@ -11,16 +11,27 @@ keep the order to sort the activations by.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 
 from sllmbench.checkpoints.affine import affine_parts, affine_tensor, check_bits, integers
-from sllmbench.checkpoints.words import check_scales, codes_of, word_count, words_of
+from sllmbench.checkpoints.scheme import (
+    SCALE_TYPES,
+    Scheme,
+    check_fit,
+    flag_of,
+    integer_of,
+    matrix_of,
+)
+from sllmbench.checkpoints.words import check_scales, codes_of, exact_half, word_count, words_of
 from sllmbench.errors import InputError
 from sllmbench.formats import ROW, check_array
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from numpy.typing import NDArray
 
     from sllmbench.formats import QuantTensor
@@ -144,3 +155,93 @@ def runs(g_idx: NDArray[np.int32], groups: int) -> tuple[int, NDArray[np.int32] 
     if (np.diff(g_idx) >= 0).all():
         return size, None
     return size, np.argsort(g_idx, kind="stable").astype(np.int32)
+
+
+@dataclass(frozen=True)
+class GptqScheme(Scheme):
+    """GPTQ, v1 and v2; with ``desc_act`` the channels of a group lie apart."""
+
+    method = "gptq"
+    title = "GPTQ"
+    parts: ClassVar = {
+        "qweight": ("I32",),
+        "qzeros": ("I32",),
+        "scales": SCALE_TYPES,
+        "g_idx": ("I32",),
+    }
+
+    DEFAULTS: ClassVar = {
+        "damp_percent": 0.01,
+        "static_groups": False,
+        "true_sequential": True,
+        "lm_head": False,
+    }
+    """What does not show in the tensors, as auto-gptq has it unless told otherwise."""
+
+    desc_act: bool = False
+    checkpoint_format: CheckpointFormat = "gptq"
+
+    @property
+    def label(self) -> str:
+        """With what else tells one GPTQ folder from another."""
+        version = " v2" if self.checkpoint_format == "gptq_v2" else ""
+        return f"{super().label}{' desc_act' if self.desc_act else ''}{version}"
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Read ``bits``, ``group_size``, ``sym``, ``desc_act`` and ``checkpoint_format``.
+
+        Raises:
+            InputError: one is missing or makes no sense, or layers differ (``dynamic``).
+        """
+        if config.get("dynamic"):
+            raise InputError("its layers are quantised differently (dynamic), which is not read")
+        version = config.get("checkpoint_format", "gptq")
+        if version not in ("gptq", "gptq_v2"):
+            raise InputError(f"its checkpoint_format is {version!r}: gptq and gptq_v2 can be read")
+        return cls(
+            integer_of(config, "bits"),
+            integer_of(config, "group_size"),
+            flag_of(config, "sym", True),
+            flag_of(config, "desc_act", False),
+            version,
+        )
+
+    def config(self, floats: Sequence[str]) -> dict[str, Any]:
+        """All keys that auto-gptq, gptqmodel and transformers look for."""
+        return {
+            "bits": self.bits,
+            "group_size": self.group_size,
+            "desc_act": self.desc_act,
+            "sym": self.symmetric,
+            **self.DEFAULTS,
+            "model_name_or_path": None,
+            "model_file_base_name": "model",
+            "quant_method": self.method,
+            "checkpoint_format": self.checkpoint_format,
+        }
+
+    def shape(self, shapes: Mapping[str, tuple[int, ...]], k: int | None) -> tuple[int, int]:
+        """From ``scales`` [groups, n] and ``g_idx`` [k]."""
+        groups, n = matrix_of("scales", shapes["scales"])
+        if len(shapes["g_idx"]) != 1:
+            raise InputError(f"g_idx must be [k], not {list(shapes['g_idx'])}")
+        (k,) = shapes["g_idx"]
+        check_fit("scales", shapes["scales"], (self.format.groups(k), n))
+        check_fit("qweight", shapes["qweight"], (word_count("k", k, self.bits), n))
+        check_fit("qzeros", shapes["qzeros"], (groups, word_count("n", n, self.bits)))
+        return n, k
+
+    def read(self, parts: Mapping[str, NDArray[Any]]) -> QuantTensor:
+        """Make a tensor of ``qweight``, ``qzeros``, ``scales`` and ``g_idx``."""
+        arrays = {**parts, "scales": exact_half("scales", parts["scales"])}
+        weight = from_gptq(GptqTensors(**arrays), self.bits, self.checkpoint_format, self.symmetric)
+        if weight.order is not None and not self.desc_act:
+            raise InputError("g_idx orders the channels, but the configuration says no desc_act")
+        return self._as_configured(weight)
+
+    def write(self, weight: QuantTensor) -> dict[str, NDArray[Any]]:
+        """Make ``qweight``, ``qzeros``, ``scales`` and ``g_idx``."""
+        if weight.order is not None and not self.desc_act:
+            raise InputError("its channels are ordered, so desc_act must be said")
+        return to_gptq(weight, self.checkpoint_format)._asdict()

@@ -40,6 +40,8 @@ _COMPANIONS = (
 _WIDTHS = ("hidden_size", "intermediate_size", "head_dim", "num_attention_heads", "vocab_size")
 _PACKED = 16
 """Codes in a word of the narrowest that are read: a packed tensor is that much shorter."""
+_SMALL = 256
+"""What no size is refused below."""
 _SHARD = re.compile(r"[\w.-]+\.safetensors")
 
 
@@ -149,7 +151,7 @@ class FolderCheckpoint(Checkpoint):
         }
         for key, bound in bounds.items():
             size = self._settings.get(key)
-            if isinstance(size, int | float) and size > bound:
+            if isinstance(size, int | float) and size > max(bound, _SMALL):
                 raise InputError(
                     f"{self._folder / 'config.json'} says {key} = {size}, "
                     "which no tensor of the checkpoint bears out"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class QuantizedFolder(FolderCheckpoint):
     """A folder whose linears lie there in several tensors each, under the float weights' names."""
 
-    quantized_unavailable = None
+    quantized_unavailable: str | None = None
 
     def __init__(
         self, folder: Path, name: str, settings: Mapping[str, Any], origin: str = ""
@@ -41,6 +41,11 @@ class QuantizedFolder(FolderCheckpoint):
         except InputError as error:
             raise InputError(f"cannot read {name}: {error}") from error
         self.stored_as = self._scheme.method
+        if self._scheme.bits == 8 and not self._scheme.symmetric:
+            self.quantized_unavailable = (
+                "no kernel here multiplies 8 bits with zero points; the other paths run on its "
+                "dequantised weights"
+            )
         self.provenance = f"{self._scheme.label}, dequantised{origin}"
         self._linears = self._grouped()
         self._quantized_shapes = {weight: self._linear_shape(weight) for weight in self._linears}

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from sllmbench.assets import cache
-from sllmbench.checkpoints.schemes import GptqScheme, Scheme, scheme_for
+from sllmbench.checkpoints.gptq import GptqScheme
+from sllmbench.checkpoints.schemes import scheme_for
 from sllmbench.errors import InputError
 from sllmbench.formats import QuantTensor
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sllmbench.checkpoints.base import Checkpoint
+    from sllmbench.checkpoints.scheme import Scheme
 
 Kind = Literal["gptq", "gptq_v2", "awq", "compressed-tensors", "hf"]
 FloatType = Literal["float32", "bfloat16", "float16"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sllmbench.errors import InputError
 from sllmbench.formats import parse_format
 from sllmbench.paths.base import Arithmetic, KernelUse, Path, PathLinear
-from sllmbench.paths.native import GgufPath, NativePath
+from sllmbench.paths.native import NativePath, StoredPath
 from sllmbench.paths.torch_float import TorchFloatPath
 from sllmbench.paths.torch_int4pack import Int4PackPath
 from sllmbench.paths.unfused import UnfusedPath
@@ -29,7 +29,12 @@ __all__ = [
 
 _INT4 = ("int4-g32", "int4-g64", "int4-g128", "int4-row")
 _INT4_ASYM = tuple(f"{name}-asym" for name in _INT4)
-_DEFAULTS = ("fp32", "bf16", "int8", "int4-g32", "gguf", "unfused-int4")
+_STORED = {
+    "gguf": "our kernels on a GGUF file's own blocks, K-quants too",
+    "gptq": "our kernels on a GPTQ checkpoint's own tensors, act-order too",
+    "awq": "our kernels on an AWQ checkpoint's own tensors",
+}
+_DEFAULTS = ("fp32", "bf16", "int8", "int4-g32", *_STORED, "unfused-int4")
 _GROUPED = re.compile(r"(unfused-int4|torch:int4pack)(?:-g(32|64|128))?")
 
 
@@ -38,7 +43,7 @@ def path_names() -> list[str]:
     grouped = [
         f"{base}{g}" for base in ("unfused-int4", "torch:int4pack") for g in ("", "-g64", "-g128")
     ]
-    return ["fp32", "bf16", "fp16", "int8", "int8-g128", *_INT4, *_INT4_ASYM, "gguf", *grouped]
+    return ["fp32", "bf16", "fp16", "int8", "int8-g128", *_INT4, *_INT4_ASYM, *_STORED, *grouped]
 
 
 def default_paths(checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -65,10 +70,8 @@ def resolve(name: str, arithmetic: Arithmetic = "int8") -> Path:
             return TorchFloatPath(
                 name, "torch, float16; emulated, so slow, on a CPU without it", "float16"
             )
-        case "gguf":
-            return GgufPath(
-                name, "our kernels on a GGUF file's own blocks, K-quants too", arithmetic
-            )
+        case _ if name in _STORED:
+            return StoredPath(name, _STORED[name], arithmetic)
         case "int8":
             return NativePath(
                 name, "our kernels, int8, a scale a row", parse_format(name), arithmetic

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -107,14 +108,29 @@ class NativeLinear(PathLinear):
 
 
 def quantized_tensor(checkpoint: Checkpoint, name: str, layout: QuantFormat) -> QuantTensor:
-    """Quantise a checkpoint's tensor, a few rows in float32 at a time."""
+    """A checkpoint's tensor as ``layout``: what it stores if it is that, else quantised here.
+
+    Quantised from float32, a few rows at a time. A GPTQ checkpoint's may have an ``order``.
+    """
     n, k = _matrix_shape(checkpoint, name)
+    if _same_format(checkpoint.stored_format(name), layout, k):
+        stored = checkpoint.quantized(name)
+        if stored is not None:
+            return replace(stored, format=layout)
     step = rows_at_once(k)
     parts = [
         quantize(checkpoint.rows(name, start, min(start + step, n)), layout)
         for start in range(0, n, step)
     ]
     return parts[0] if len(parts) == 1 else stack_rows(parts)
+
+
+def _same_format(stored: QuantFormat | None, layout: QuantFormat, k: int) -> bool:
+    """Whether they differ in no more than the name, or the size of a group longer than a row."""
+    return stored is not None and (
+        (stored.bits, stored.offset, stored.two_level, stored.group_length(k))
+        == (layout.bits, layout.offset, layout.two_level, layout.group_length(k))
+    )
 
 
 def _matrix_shape(checkpoint: Checkpoint, name: str) -> tuple[int, int]:
@@ -125,7 +141,7 @@ def _matrix_shape(checkpoint: Checkpoint, name: str) -> tuple[int, int]:
 
 
 class NativePath(Path):
-    """Weights quantised on loading, by rounding to nearest, to one of our formats."""
+    """Weights of one of our formats, quantised on loading, by rounding to nearest, if need be."""
 
     def __init__(
         self, name: str, summary: str, layout: QuantFormat, arithmetic: Arithmetic
@@ -144,7 +160,7 @@ class NativePath(Path):
         return f"{self._layout.name}, lm_head {self._head.name}"
 
     def linear(self, checkpoint: Checkpoint, name: str, bias: torch.Tensor | None) -> PathLinear:
-        """Quantise the layer's weight."""
+        """Quantise the layer's weight, or take it where the checkpoint stores it so."""
         return NativeLinear(
             quantized_tensor(checkpoint, name, self._layout), bias, self._arithmetic
         )
@@ -162,8 +178,11 @@ class NativePath(Path):
         return self._head.bits_per_weight(k)
 
 
-class GgufPath(Path):
-    """A GGUF file's own blocks, multiplied as they are stored: nothing is quantised again."""
+class StoredPath(Path):
+    """A checkpoint's own quantised tensors, multiplied as they are: nothing is quantised again.
+
+    Its name is the kind of checkpoint: ``gguf``, ``gptq`` or ``awq``.
+    """
 
     def __init__(self, name: str, summary: str, arithmetic: Arithmetic) -> None:
         """Run stored blocks with ``arithmetic``."""
@@ -177,7 +196,10 @@ class GgufPath(Path):
 
     def unsupported(self, checkpoint: Checkpoint | None = None) -> str | None:
         """A checkpoint without stored blocks, or with others than we multiply, cannot run."""
-        return None if checkpoint is None else checkpoint.quantized_unavailable
+        if checkpoint is None or checkpoint.stored_as == self.name:
+            return None if checkpoint is None else checkpoint.quantized_unavailable
+        kind = f"{self.name.upper()} {'file' if self.name == 'gguf' else 'folder'}"
+        return f"the model is not a {kind}, so it holds no such tensors to multiply"
 
     def linear(self, checkpoint: Checkpoint, name: str, bias: torch.Tensor | None) -> PathLinear:
         """Take the stored blocks, or the floats of a tensor that is stored as floats."""
@@ -189,7 +211,7 @@ class GgufPath(Path):
     lm_head = linear
 
     def bits_per_weight(self, k: int) -> float:
-        """At most 8.5: the widest block type that runs here is Q8_0."""
+        """At most 8.5: the widest that runs here are 8 bits with a scale for every 32."""
         return parse_format("q8_0").bits_per_weight(k)
 
     head_bits_per_weight = bits_per_weight

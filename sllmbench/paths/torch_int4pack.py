@@ -33,12 +33,15 @@ class Int4PackLinear(PathLinear):
         scales = torch.from_numpy(weight.scales).T.bfloat16()
         self._scales_zeros = torch.stack((scales, torch.zeros_like(scales)), dim=-1).contiguous()
         self._group = weight.format.group_length(weight.k)
+        self._order = None if weight.order is None else torch.from_numpy(weight.order)
         self._use = KernelUse("torch.int4pack_mm", torch_isa(), "bfloat16", self.format)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply [..., in_features] → [..., out_features]."""
         self.kernel_uses.add(self._use)
         rows = x.reshape(-1, self.in_features).bfloat16()
+        if self._order is not None:  # act-order: the codes' columns are not x's
+            rows = rows.index_select(-1, self._order)
         out = torch.ops.aten._weight_int4pack_mm_for_cpu(
             rows, self._codes, self._group, self._scales_zeros
         )
@@ -48,8 +51,9 @@ class Int4PackLinear(PathLinear):
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes of codes, scales and zeros."""
-        stored: int = self._codes.nbytes + self._scales_zeros.nbytes
+        """Bytes of codes, scales, zeros and an act-order."""
+        order = 0 if self._order is None else self._order.nbytes
+        stored: int = self._codes.nbytes + self._scales_zeros.nbytes + order
         return stored
 
 
@@ -73,7 +77,7 @@ class Int4PackPath(Path):
         return f"torch {torch.__version__} has no CPU int4 operator; it came with 2.5"
 
     def linear(self, checkpoint: Checkpoint, name: str, bias: torch.Tensor | None) -> PathLinear:
-        """Quantise the layer's weight."""
+        """Quantise the layer's weight, or take it where the checkpoint stores it so."""
         n, k = checkpoint.shapes()[name]
         group = self._layout.group_size
         if k % group or n % 16:

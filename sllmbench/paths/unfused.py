@@ -31,11 +31,14 @@ class UnfusedLinear(PathLinear):
         self._codes = torch.from_numpy(weight.codes)
         self._scales = torch.from_numpy(weight.scales)
         self._group = weight.format.group_length(weight.k)
+        self._order = None if weight.order is None else torch.from_numpy(weight.order)
         self._use = KernelUse("torch expand + torch.linear", torch_isa(), "float32", self.format)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Expand, then multiply [..., in_features] → [..., out_features]."""
         self.kernel_uses.add(self._use)
+        if self._order is not None:  # act-order: the codes' columns are not x's
+            x = x.index_select(-1, self._order)
         return functional.linear(x, self._expanded(), self.bias)
 
     def _expanded(self) -> torch.Tensor:
@@ -49,7 +52,8 @@ class UnfusedLinear(PathLinear):
     @property
     def stored_bytes(self) -> int:
         """Bytes at rest; every call needs 4 more a weight while it runs."""
-        return self._codes.nbytes + self._scales.nbytes
+        order = 0 if self._order is None else self._order.nbytes
+        return self._codes.nbytes + self._scales.nbytes + order
 
 
 class UnfusedPath(Path):
@@ -66,7 +70,7 @@ class UnfusedPath(Path):
         return f"{self._layout.name}, lm_head float32"
 
     def linear(self, checkpoint: Checkpoint, name: str, bias: torch.Tensor | None) -> PathLinear:
-        """Quantise the layer's weight."""
+        """Quantise the layer's weight, or take it where the checkpoint stores it so."""
         return UnfusedLinear(quantized_tensor(checkpoint, name, self._layout), bias)
 
     def lm_head(self, checkpoint: Checkpoint, name: str, bias: torch.Tensor | None) -> PathLinear:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from sllmbench import quantize
 from sllmbench.checkpoints.gptq import GptqTensors, from_gptq, to_gptq
+from sllmbench.checkpoints.words import codes_of, words_of
 from sllmbench.errors import InputError
 from sllmbench.formats import QuantTensor, matmul_float64, parse_format
 
@@ -55,7 +57,7 @@ def dequantised(tensors: GptqTensors, bits: int, below: int) -> np.ndarray[Any, 
         g = tensors.g_idx[i]
         for j in range(n):
             code = int(qweight[i // each, j]) >> bits * (i % each) & mask
-            zero = (int(qzeros[g, j // each]) >> bits * (j % each) & mask) + below
+            zero = (int(qzeros[g, j // each]) >> bits * (j % each)) + below & mask
             weight[j, i] = float(tensors.scales[g, j]) * (code - zero)
     return weight
 
@@ -200,21 +202,38 @@ def test_n_that_leaves_a_word_of_zero_points_partly_empty() -> None:
 
 
 def test_what_has_no_kernel_is_said() -> None:
-    with pytest.raises(InputError, match="8-bit zero points must all be 128"):
-        from_gptq(stored(bits=8), 8)
-    with pytest.raises(InputError, match="GPTQ tensors of 3 bits have no kernel"):
-        from_gptq(stored(), 3)
+    with pytest.raises(InputError, match="codes of 5 bits cannot be read"):
+        from_gptq(stored(), 5)
     with pytest.raises(InputError, match="must be gptq or gptq_v2, not 'marlin'"):
         from_gptq(stored(), 4, "marlin")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_codes_are_one_stream_of_bits(bits: int) -> None:
+    """3 bits straddle words: 32 codes fill 3 of them."""
+    codes = np.random.default_rng(bits).integers(0, 1 << bits, (3, 64)).astype(np.uint8)
+    packed = words_of(codes, bits)
+    for row, stored in zip(codes, packed, strict=True):
+        stream = sum(int(code) << bits * i for i, code in enumerate(row))
+        assert stream == sum(int(w) << 32 * i for i, w in enumerate(stored.view(np.uint32)))
+    np.testing.assert_array_equal(codes_of(packed, bits), codes)
+
+
+def test_v1_stores_a_zero_point_of_0_as_the_bits_below_it() -> None:
+    """auto-gptq's kernels add one and keep the bits: 15 comes back as 0, not as 16."""
+    zeros = quantize(np.abs(np.random.default_rng(0).normal(size=(8, 32))), "int4-g32-asym")
+    assert zeros.offsets is not None
+    assert not zeros.offsets.any()
+    written = to_gptq(zeros, "gptq")
+    assert (written.qzeros.view(np.uint32) == 0xFFFFFFFF).all()
+    np.testing.assert_array_equal(from_gptq(written).dequantize(), zeros.dequantize())
+
+
 def test_what_cannot_be_written() -> None:
     weight = from_gptq(stored(zero=0), 4, "gptq_v2")
-    with pytest.raises(InputError, match="gptq stores zero points of 1 to 16 only"):
-        to_gptq(weight, "gptq")
-    weight = from_gptq(stored(zero=15), 4, "gptq")
-    with pytest.raises(InputError, match="gptq_v2 stores zero points of 0 to 15 only"):
-        to_gptq(weight, "gptq_v2")
+    beyond = replace(weight, offsets=np.full((16, 2), 16, np.uint8))
+    with pytest.raises(InputError, match="GPTQ stores zero points of 0 to 15 only"):
+        to_gptq(beyond)
     ones = np.ones((8, 256), np.float32)
     for name in ("q4_1", "q5_0", "q4_k", "q6_k"):
         with pytest.raises(InputError, match=f"GPTQ has no {name}"):

@@ -193,7 +193,10 @@ def test_pickles_are_never_read(folder: Path) -> None:
     [
         ("{", "cannot read .*config.json"),
         ("[]", "cannot read .*config.json"),
-        ('{"quantization_config": {"quant_method": "gptq"}}', r"is quantised already \(gptq\)"),
+        ('{"quantization_config": {"quant_method": "eetq"}}', r"is quantised already \(eetq\)"),
+        ('{"quantization_config": {"quant_method": "gptq"}}', "its bits is None: must be a whole"),
+        ('{"quantization_config": {}}', r"is quantised already \(None\)"),
+        ('{"quantization_config": 4}', "its quantization_config is no object"),
     ],
 )
 def test_a_config_that_cannot_serve_is_one_line(folder: Path, config: str, message: str) -> None:

@@ -21,7 +21,7 @@ from sllmbench.cli.display import show, warn_of
 if TYPE_CHECKING:
     from sllmbench.bench import RunResult
 
-DEFAULT_PATHS = "fp32,bf16,int8,int4-g32,gguf,unfused-int4"
+DEFAULT_PATHS = "fp32,bf16,int8,int4-g32,gguf,gptq,awq,unfused-int4"
 """What the help says; the paths themselves would have to import torch to say it."""
 
 
