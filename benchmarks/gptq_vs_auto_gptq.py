@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-SHAPES = ((2048, 2048), (8192, 2048), (2048, 8192))
+SHAPES = "2048x2048,8192x2048,2048x8192"
 TOKENS = 4096
 
 OURS = """
@@ -112,6 +112,7 @@ def error(folder: Path, values: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--in", dest="python", required=True, help="Python that has auto-gptq")
+    parser.add_argument("--shapes", default=SHAPES, help="rows x columns, commas between them")
     parser.add_argument("--bits", type=int, default=4)
     parser.add_argument("--group-size", type=int, default=128)
     parser.add_argument("--desc-act", action="store_true")
@@ -120,7 +121,8 @@ def main() -> None:
     a = parser.parse_args()
     options = [str(int(o)) for o in (a.bits, a.group_size, a.desc_act, a.threads)]
     print("| shape | ours s | auto-gptq s | × | our error | its error |\n|:--|--:|--:|--:|--:|--:|")
-    for n, k in SHAPES:
+    for shape in a.shapes.split(","):
+        n, k = map(int, shape.split("x"))
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             make_case(folder, n, k)
@@ -135,7 +137,7 @@ def main() -> None:
                 peer.end()
             times = [statistics.median(side.seconds) for side in (ours, peer)]
             print(
-                f"| {n}x{k} | {times[0]:.2f} | {times[1]:.2f} | {times[1] / times[0]:.2f} | "
+                f"| {shape} | {times[0]:.2f} | {times[1]:.2f} | {times[1] / times[0]:.2f} | "
                 f"{error(folder, 'ours.npy'):.4f} | {error(folder, 'peer.npy'):.4f} |",
                 flush=True,
             )
