@@ -48,7 +48,8 @@ class NativeMatmul(MatmulPath):
 
     def bits_per_weight(self, k: int) -> float:
         """The format's."""
-        return self._format.bits_per_weight(k)
+        # 2 and 3 bits are held as nibbles.
+        return self._format.bits_per_weight(k) + max(0, 4 - self._format.bits)
 
     def bind(self, operands: Operands) -> BoundMatmul:
         """Round the weight to the format, pack it and bind the arrays."""

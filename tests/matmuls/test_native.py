@@ -49,8 +49,10 @@ def test_the_product_is_that_of_the_stored_weights(
 def test_the_stored_bytes_are_near_the_formats() -> None:
     for name in NAMES:
         bound = resolve(name).bind(operands(2048, 1024, 1))
-        nominal = 2048 * 1024 * parse_format(name).bits_per_weight(1024) / 8
-        assert nominal <= bound.weight_bytes <= 1.03 * nominal, name
+        nominal = 2048 * 1024 * resolve(name).bits_per_weight(1024) / 8
+        # Below 4 bits the factors of scales have fewer bits than the bytes that hold them.
+        most = 1.03 if parse_format(name).bits >= 4 else 1.12
+        assert nominal <= bound.weight_bytes <= most * nominal, name
 
 
 def test_an_instruction_set_that_is_asked_for_runs() -> None:
