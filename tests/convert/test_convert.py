@@ -336,9 +336,9 @@ def test_random_weights_are_rounded_without_a_text(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_gptq_beats_rounding_at_3_bits_on_the_real_model(tmp_path: Path) -> None:
-    from sllmbench.measure.accuracy import evaluate
-
     from sllmbench import assets
+    from sllmbench.measure.quality.perplexity import evaluate
+    from sllmbench.runners.transformers import TransformersRunner
 
     checkpoint = open_checkpoint("smollm2-135m")
     tokens = checkpoint.tokenizer()(assets.text("openwebtext"), verbose=False)["input_ids"]
@@ -347,7 +347,8 @@ def test_gptq_beats_rounding_at_3_bits_on_the_real_model(tmp_path: Path) -> None
         quantize_model(
             checkpoint, tmp_path / method, method=method, bits=3, group_size=64, samples=8, to="hf"
         )
-        net = load_model(str(tmp_path / method))
-        scored = evaluate(net, torch.tensor(tokens[:2048]), text_name="openwebtext", context=512)
+        runner = TransformersRunner(load_model(str(tmp_path / method)))
+        ids = torch.tensor(tokens[:2048])
+        scored = evaluate(runner, ids, text_name="openwebtext", context=512)
         perplexity[method] = scored.perplexity
     assert perplexity["gptq"] < 0.8 * perplexity["rtn"]
