@@ -113,7 +113,7 @@ def test_a_file_that_llama_cpp_refuses_is_one_line(tmp_path: Path, tiny_llama: P
     whole = converted(open_checkpoint(str(tiny_llama)), "F32", silent).read_bytes()
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match="llama.cpp cannot load") as caught:
+    with pytest.raises(InputError, match=r"llama\.cpp cannot load") as caught:
         LlamaCppRunner(cut, "llama.cpp", 1)
     assert "\n" not in str(caught.value)
 
