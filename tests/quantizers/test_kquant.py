@@ -89,7 +89,7 @@ def test_no_grid_of_scales_finds_a_much_smaller_error(
 ) -> None:
     """Every scale (and minimum) of a fine grid, in float64: the search may miss little of it."""
     rng = np.random.default_rng(2)
-    weight = heavy_tailed(rng)[:1, :256].reshape(-1, 32)
+    weight = heavy_tailed(rng)[:2, :256].reshape(-1, 32)
     weights = rng.lognormal(0, 1, 32).astype(np.float32) if weighted else None
     ours = quantize_blocks(weight, name, weights).dequantize()
     w = np.ones(32) if weights is None else weights.astype(np.float64)

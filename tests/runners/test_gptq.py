@@ -81,7 +81,7 @@ def _ours(folder: Path) -> np.ndarray:
 
 @pytest.mark.auto_gptq
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("format", ["int4-g32", "int4-g32-asym", "int4-row", "int8-g128"])
+@pytest.mark.parametrize("format", ["int4-g32", "int4-g32-asym", "int4-row", "int8"])
 def test_auto_gptq_gives_our_logits(
     python: str, make_llama: Callable[..., Path], tmp_path: Path, format: str, tied: bool
 ) -> None:
