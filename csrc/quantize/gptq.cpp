@@ -2,50 +2,56 @@
 
 #include <algorithm>
 
+#include "cpu/lanes.h"
 #include "cpu/pool.h"
 
 namespace sllmbench {
 namespace {
 
-// To nearest, ties to even, as NumPy rounds: adding 1.5 * 2^23 leaves no bits below 1.
-inline float nearest(float x) {
-    constexpr float kShift = 12582912.0f;
-    return (x + kShift) - kShift;
-}
-
 // Rows that are solved together, lane by lane: one row's chain of division, rounding and product is
-// long, sixteen hide each other's, and what they read and write lies row by row in memory.
+// long, sixteen hide each other's. A vector type, since gcc 12 leaves the division and the clamping
+// of a loop over lanes scalar; what it lowers to is the build's baseline.
 constexpr int kLanes = 16;
+using Lanes = float __attribute__((vector_size(kLanes * sizeof(float))));
+using Columns = Lanes[kMostGptqColumns];
 // Columns whose errors are carried on together to those after them, in registers.
 constexpr std::int64_t kStrip = 16;
-using Lanes = float[kMostGptqColumns][kLanes];
 
-void load(const float* from, std::int64_t stride, int rows, std::int64_t count, Lanes& to) {
+// In place: to return such a vector is no part of the baseline's calling convention.
+ALWAYS_INLINE inline void clamp(Lanes& x, float low, float high) {
+    x = x < low ? Lanes{} + low : x;
+    x = x > high ? Lanes{} + high : x;
+}
+
+// To nearest, ties to even, as NumPy rounds: adding 1.5 * 2^23 leaves no bits below 1.
+ALWAYS_INLINE inline void round_to_nearest(Lanes& x) {
+    constexpr float kShift = 12582912.0f;
+    x = (x + kShift) - kShift;
+}
+
+void load(const float* from, std::int64_t stride, int rows, std::int64_t count, Columns& to) {
     for (int r = 0; r < kLanes; ++r)
         for (std::int64_t j = 0; j < count; ++j) to[j][r] = r < rows ? from[r * stride + j] : 0.0f;
 }
 
 // Adds to targets to .. end - 1 their shares of the errors of columns from .. from_end - 1.
-void carry(const GptqColumns& job, const Lanes& error, std::int64_t from, std::int64_t from_end,
-           std::int64_t to, std::int64_t end, Lanes& target) {
+void carry(const GptqColumns& job, const Columns& error, std::int64_t from, std::int64_t from_end,
+           std::int64_t to, std::int64_t end, Columns& target) {
     const float* const shares = job.factor + job.first * job.k + job.first;
     for (std::int64_t i = to; i < end; ++i) {
-        float sum[kLanes];
-        for (int r = 0; r < kLanes; ++r) sum[r] = target[i][r];
-        for (std::int64_t j = from; j < from_end; ++j) {
-            const float share = shares[j * job.k + i];
-            for (int r = 0; r < kLanes; ++r) sum[r] += error[j][r] * share;
-        }
-        for (int r = 0; r < kLanes; ++r) target[i][r] = sum[r];
+        Lanes sum = target[i];
+        for (std::int64_t j = from; j < from_end; ++j) sum += error[j] * shares[j * job.k + i];
+        target[i] = sum;
     }
 }
 
 void solve_rows(const GptqColumns& job, std::int64_t row, int rows) {
-    Lanes target, weight, error, codes;
+    Columns target, weight, error, codes;
     const std::int64_t start = row * job.k + job.first;
     load(job.targets + row * job.count, job.count, rows, job.count, target);
     load(job.weights + start, job.k, rows, job.count, weight);
-    float scale[kLanes] = {}, divisor[kLanes] = {}, zero[kLanes] = {}, loss[kLanes] = {};
+    Lanes scale{}, divisor{}, zero{}, loss{};
+    divisor += __builtin_inff();
     for (std::int64_t j = 0; j < job.count; ++j) {
         const std::int32_t group = job.groups_of[j];
         if (j == 0 || group != job.groups_of[j - 1])
@@ -54,17 +60,16 @@ void solve_rows(const GptqColumns& job, std::int64_t row, int rows) {
                 divisor[r] = scale[r] > 0 ? scale[r] : __builtin_inff();
                 zero[r] = job.zeros[(row + r) * job.groups + group];
             }
-        const float pivot = job.pivots[job.first + j];
-        for (int r = 0; r < kLanes; ++r) {
-            // Beyond the codes by far is as good as infinite, and the rounding stays exact.
-            const float step = std::min(std::max(target[j][r] / divisor[r], -1024.0f), 1024.0f);
-            const float code = std::min(std::max(nearest(step) + zero[r], 0.0f), job.top);
-            const float value = scale[r] * (code - zero[r]);
-            const float miss = target[j][r] - value;
-            error[j][r] = weight[j][r] - value;
-            loss[r] += miss * miss * pivot;
-            codes[j][r] = code;
-        }
+        // Beyond the codes by far is as good as infinite, and the rounding stays exact.
+        Lanes code = target[j] / divisor;
+        clamp(code, -1024.0f, 1024.0f);
+        round_to_nearest(code);
+        code += zero;
+        clamp(code, 0.0f, job.top);
+        codes[j] = code;
+        const Lanes value = scale * (code - zero), miss = target[j] - value;
+        error[j] = weight[j] - value;
+        loss += miss * miss * job.pivots[job.first + j];
         const std::int64_t next = (j / kStrip + 1) * kStrip;
         carry(job, error, j, j + 1, j + 1, std::min(next, job.count), target);
         if (j + 1 == next) carry(job, error, next - kStrip, next, next, job.count, target);

@@ -147,6 +147,7 @@ def _factor(gram: NDArray[np.float32], damp_percent: float) -> _Factor:
     """Factor the damped Hessian; twice the damping where it is not positive definite yet."""
     import torch
 
+    _native.share_openmp()  # torch's products and our columns take turns
     mean = float(np.diagonal(gram).mean(dtype=np.float64)) or 1.0
     # Backwards, so that the lower factor's mirror image is the upper one. LAPACK fills columns: the
     # transpose of what it calls upper has the rows that we want (2048x8192: 0.3 s of 2 less).
