@@ -204,6 +204,20 @@ def unpack_nibbles(packed: NDArray[np.uint8], k: int) -> NDArray[np.uint8]:
     return codes[:, :k]
 
 
+def stored_codes(
+    codes: NDArray[np.uint8], layout: QuantFormat
+) -> NDArray[np.uint8] | NDArray[np.int8]:
+    """Lay [n, k] codes of 0 .. 2^bits - 1, one a byte, out as :class:`QuantTensor` keeps them.
+
+    The zero of symmetric ones is 2^(bits - 1).
+    """
+    if layout.bits == 4:
+        return pack_nibbles(codes)
+    if layout.bits == 8 and layout.offset == "symmetric":
+        return (codes ^ np.uint8(0x80)).view(np.int8)
+    return codes
+
+
 @dataclass(frozen=True, eq=False)
 class QuantTensor:
     """A quantised [n, k] weight.

@@ -6,22 +6,28 @@ import random
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from sllmbench import _native, assets, runners
-from sllmbench.bench.interpreters import inspect
+from sllmbench import assets, runners
+from sllmbench.bench.checks import (
+    check_arithmetic,
+    check_names,
+    choose_reference,
+    choose_threads,
+    runnable,
+)
 from sllmbench.checkpoints import open_checkpoint
 from sllmbench.checkpoints.base import Progress, silent
 from sllmbench.checkpoints.random import RandomCheckpoint
 from sllmbench.errors import InputError
 from sllmbench.measure.sampling import Limits
 from sllmbench.model import required_tensors
-from sllmbench.paths import Arithmetic
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sllmbench.checkpoints.base import Checkpoint
+    from sllmbench.paths import Arithmetic
 
 CONTEXT = 1024
 """Tokens of a perplexity window, fewer where the model takes fewer."""
@@ -29,7 +35,6 @@ CONTEXT = 1024
 _LEAST_EVAL_TOKENS = 3  # two predictions, the least that have a standard error
 _PRECISION_SECONDS = 300.0
 """To reach a precision where nothing else is said."""
-_REFERENCES = ("fp32", "bf16", "fp16")
 PROCESS_BYTES = 450 << 20
 """Resident memory of a process with torch and transformers imported and their threads started."""
 QUALITY_BYTES = 400 << 20
@@ -113,8 +118,7 @@ def make_plan(
     Raises:
         InputError: something cannot be done as asked.
     """
-    least = {"n_prompt": n_prompt, "n_gen": n_gen, "repetitions": repetitions}
-    for what, value in {**least, "threads": 1 if threads is None else threads}.items():
+    for what, value in (("n_prompt", n_prompt), ("n_gen", n_gen), ("repetitions", repetitions)):
         if value < 1:
             raise InputError(f"{what} must be at least 1, not {value}")
     if max_seconds is None and precision is not None:
@@ -122,31 +126,20 @@ def make_plan(
     Limits(repetitions, precision, max_seconds)
     if quality and eval_tokens < _LEAST_EVAL_TOKENS:
         raise InputError(f"eval_tokens must be at least {_LEAST_EVAL_TOKENS}, not {eval_tokens}")
-    checked_arithmetic: Arithmetic
-    match arithmetic:
-        case "exact" | "int8":
-            checked_arithmetic = arithmetic
-        case _:
-            raise InputError(
-                f"unknown arithmetic {arithmetic!r}; choose {' or '.join(get_args(Arithmetic))}"
-            )
+    checked_arithmetic = check_arithmetic(arithmetic)
     if device != "cpu":
         raise InputError(f"device {device!r} has no paths in this version; choose cpu")
     for name in path_names or ():
         runners.resolve(name)
     if path_names is not None:
         check_names(path_names, reference)
-    try:
-        thread_count = _native.threads() if threads is None else threads
-        _native.active_isa()
-    except ValueError as error:  # SLLMBENCH_THREADS or SLLMBENCH_ISA
-        raise InputError(str(error)) from error
+    thread_count = choose_threads(threads)
 
     checkpoint = open_checkpoint(model, progress)
     chosen = runnable(checkpoint, path_names, interpreters)
     if path_names is None:
         check_names(chosen, reference)
-    reference_path = reference or next((p for p in _REFERENCES if p in chosen), chosen[0])
+    reference_path = reference or choose_reference(chosen)
     config = checkpoint.config().get_text_config()
     longest = getattr(config, "max_position_embeddings", None)
     if longest is not None and n_prompt + n_gen > longest:
@@ -222,42 +215,6 @@ def split_into_waves(
         else:
             waves.append([path])
     return tuple(tuple(wave) for wave in waves)
-
-
-def check_names(names: Sequence[str], reference: str | None) -> None:
-    """Refuse no path, one given twice and a reference that is not among them.
-
-    Raises:
-        InputError: one of these.
-    """
-    if not names:
-        raise InputError("no paths to run; `sllmbench paths` lists them")
-    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
-    if twice is not None:
-        raise InputError(f"path {twice!r} is given twice")
-    if reference is not None and reference not in names:
-        raise InputError(f"the reference {reference!r} is not among the paths {', '.join(names)}")
-
-
-def runnable(
-    checkpoint: Checkpoint, names: Sequence[str] | None, interpreters: Mapping[str, str]
-) -> tuple[str, ...]:
-    """The paths asked for, or with None the default ones that can run.
-
-    Raises:
-        InputError: one that was asked for cannot run, an interpreter cannot run sllmbench, or it is
-            of a path that was not asked for.
-    """
-    chosen = runners.default_paths(checkpoint) if names is None else tuple(names)
-    unused = next((name for name in interpreters if name not in chosen), None)
-    if unused is not None:
-        raise InputError(f"--in names {unused}, which is not among the paths {', '.join(chosen)}")
-    installed = {name: inspect(name, python) for name, python in interpreters.items()}
-    for name in chosen:
-        reason = runners.resolve(name).unsupported(checkpoint, installed.get(name))
-        if reason is not None:
-            raise InputError(f"path {name} cannot run here: {reason}")
-    return chosen
 
 
 def needed_bytes(

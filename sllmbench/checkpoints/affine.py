@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from sllmbench.errors import InputError
-from sllmbench.formats import QuantFormat, QuantTensor, integer_format, pack_nibbles
+from sllmbench.formats import QuantFormat, QuantTensor, integer_format, stored_codes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,13 +57,7 @@ def affine_tensor(
         InputError: arrays that do not fit the format.
     """
     n, k = codes.shape
-    codes = np.ascontiguousarray(codes)  # as the kernels want it
-    if layout.bits == 4:
-        stored: NDArray[np.uint8] | NDArray[np.int8] = pack_nibbles(codes)
-    elif layout.bits == 8 and layout.offset == "symmetric":
-        stored = (codes ^ np.uint8(0x80)).view(np.int8)
-    else:
-        stored = codes
+    stored = stored_codes(np.ascontiguousarray(codes), layout)  # as the kernels want it
     offsets = None if layout.offset == "symmetric" else zeros
     return QuantTensor(layout, n, k, stored, scales, offsets, order=order)
 

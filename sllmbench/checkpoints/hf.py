@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints: a local folder, or a repository that the hub's own client fetches."""
+"""A folder of float weights as Hugging Face keeps them."""
 
 from __future__ import annotations
 

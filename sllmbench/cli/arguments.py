@@ -24,8 +24,6 @@ StoreOption = Annotated[
         "--store", help="SQLite file for the records.", show_default="in your data folder"
     ),
 ]
-
-
 InterpretersOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -38,6 +36,13 @@ InterpretersOption = Annotated[
 ]
 
 
+class Arithmetic(StrEnum):
+    """How our own kernels compute."""
+
+    EXACT = "exact"
+    INT8 = "int8"
+
+
 class Output(StrEnum):
     """What a command that measures writes to stdout."""
 
@@ -46,6 +51,22 @@ class Output(StrEnum):
     CSV = "csv"
     JSON = "json"
     JSONL = "jsonl"
+
+
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "-t", "--threads", help="Of every kernel.", show_default="SLLMBENCH_THREADS, else all"
+    ),
+]
+ArithmeticOption = Annotated[
+    Arithmetic, typer.Option(help="Our kernels' activations: int8, or exact float32.")
+]
+ReferenceOption = Annotated[
+    str | None,
+    typer.Option(help="The path that others are compared with.", show_default="fp32 or first"),
+]
+OutputOption = Annotated[Output, typer.Option("-o", "--output", help="What to write to stdout.")]
 
 
 class Listing(StrEnum):
@@ -67,13 +88,6 @@ Threshold = Annotated[
 Alpha = Annotated[
     str, typer.Option(help="Probability of any false alarm among all the benchmarks.")
 ]
-
-
-class Arithmetic(StrEnum):
-    """How our own kernels compute."""
-
-    EXACT = "exact"
-    INT8 = "int8"
 
 
 def names(text: str | None) -> list[str] | None:

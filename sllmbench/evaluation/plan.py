@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from sllmbench import _native, assets
+from sllmbench import assets
 from sllmbench.assets.questions import PROMPTS, QUESTIONS, questions
-from sllmbench.bench.plan import check_names, runnable
+from sllmbench.bench.checks import (
+    check_arithmetic,
+    check_names,
+    choose_reference,
+    choose_threads,
+    runnable,
+)
+from sllmbench.bench.plan import CONTEXT
 from sllmbench.checkpoints import open_checkpoint
 from sllmbench.errors import InputError
 from sllmbench.evaluation.tasks import (
@@ -20,18 +27,17 @@ from sllmbench.evaluation.tasks import (
     TextTask,
 )
 from sllmbench.measure.quality import choice, harness, retrieval
-from sllmbench.paths import Arithmetic
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sllmbench.checkpoints.base import Checkpoint, Progress
+    from sllmbench.paths import Arithmetic
 
 TASKS = ("perplexity:TEXT", *QUESTIONS, "longcontext", "harness:TASK")
 DEFAULT_PATHS = ("fp32", "int4-g64")
 DEFAULT_TASKS = ("perplexity:openwebtext", "social_iqa")
 KEYS_A_LENGTH = 20
-_REFERENCES = ("fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
@@ -102,21 +108,14 @@ def make_plan(
     Raises:
         InputError: something cannot be done as asked.
     """
-    if arithmetic not in get_args(Arithmetic):
-        choices = " or ".join(get_args(Arithmetic))
-        raise InputError(f"unknown arithmetic {arithmetic!r}; choose {choices}")
-    if threads is not None and threads < 1:
-        raise InputError(f"threads must be at least 1, not {threads}")
+    checked_arithmetic = check_arithmetic(arithmetic)
+    thread_count = choose_threads(threads)
     _check_tasks(tasks)
-    try:
-        thread_count = _native.threads() if threads is None else threads
-    except ValueError as error:  # SLLMBENCH_THREADS
-        raise InputError(str(error)) from error
     checkpoint = open_checkpoint(model, progress)
     names = DEFAULT_PATHS if path_names is None else path_names
     asked = runnable(checkpoint, names, interpreters)
     check_names(asked, reference)
-    reference_path = reference or next((p for p in _REFERENCES if p in asked), asked[0])
+    reference_path = reference or choose_reference(asked)
     if checkpoint.quality_unavailable is not None:
         raise InputError(
             f"the quality of {model} cannot be measured: {checkpoint.quality_unavailable}"
@@ -131,7 +130,7 @@ def make_plan(
         reference=reference_path,
         tasks=tuple(maker.make(task) for task in tasks),
         threads=thread_count,
-        arithmetic="exact" if arithmetic == "exact" else "int8",
+        arithmetic=checked_arithmetic,
     )
 
 
@@ -176,7 +175,7 @@ class _Maker:
 
     def _text(self, task: str, name: str) -> Task:
         settings = self._settings
-        context = min(1024, self._positions or 1024)
+        context = min(CONTEXT, self._positions or CONTEXT)
         context = context if settings.context is None else settings.context
         stride = context if settings.stride is None else settings.stride
         if self._positions is not None and context > self._positions:

@@ -14,9 +14,8 @@ from sllmbench.errors import InputError
 from sllmbench.measure.quality import choice, retrieval
 from sllmbench.measure.quality.commands import plain
 from sllmbench.measure.quality.divergence import TOP_K
-from sllmbench.measure.quality.intervals import NORMAL, Z, mean, paired_means, proportion, quantile
+from sllmbench.measure.quality.intervals import mean, paired_means, proportion, quantile, with_error
 from sllmbench.measure.quality.perplexity import cut, definition, perplexity
-from sllmbench.record import Metric
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from sllmbench.assets.questions import Question
     from sllmbench.measure.quality.retrieval import Haystack
+    from sllmbench.record import Metric
 
 Reply = dict[str, Any]
 
@@ -310,13 +310,10 @@ def _harness_metric(
             return share.model_copy(update={"stderr": error, "higher_is_better": higher_is_better})
         if base is not None and abs(values.mean() - value) < 1e-9:
             difference = paired_means(float((values - base).mean()), values - np.array(base))
-    return Metric(
-        name=name,
-        value=value,
-        stderr=error,
-        low=None if error is None else value - Z * error,
-        high=None if error is None else value + Z * error,
-        method=NORMAL,
+    return with_error(
+        name,
+        value,
+        error,
         n=n,
         counted="documents",
         higher_is_better=higher_is_better,

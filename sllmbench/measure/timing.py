@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from sllmbench.errors import InputError
-from sllmbench.measure.checks import require_positions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -107,7 +106,7 @@ def warm_up(runner: Runner, prompt_ids: Sequence[int], n_gen: int) -> None:
 def _require_steps(runner: Runner, n_prompt: int, n_gen: int) -> None:
     if n_gen < 1:
         raise InputError(f"{n_gen} tokens to generate; at least 1 is needed")
-    require_positions(runner, n_prompt + n_gen)
+    runner.require_positions(n_prompt + n_gen)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ import numpy as np
 
 from sllmbench import _native
 from sllmbench.errors import InputError
-from sllmbench.formats import QuantFormat, QuantTensor, integer_format, pack_nibbles
+from sllmbench.formats import QuantFormat, QuantTensor, integer_format, stored_codes
 from sllmbench.quantizers.grid import Grid, integer_grid
 from sllmbench.quantizers.rtn import as_matrix, grouped, grouped_importance
 
@@ -295,18 +295,13 @@ class _Solution:
         if order is not None and self._settings.static_groups:
             codes, order = np.empty_like(codes), None
             codes[:, self._order] = self._codes
-        packed: NDArray[Any] = codes
-        if layout.bits == 4:
-            packed = pack_nibbles(codes)
-        elif layout.bits == 8 and layout.offset == "symmetric":
-            packed = (codes.astype(np.int16) - self._zeros[0, 0].astype(np.int16)).astype(np.int8)
         n, k = codes.shape
         asymmetric = layout.offset == "zero_point"
         return QuantTensor(
             layout,
             n,
             k,
-            packed,
+            stored_codes(codes, layout),
             self._scales.astype(np.float16),
             self._zeros.astype(np.uint8) if asymmetric else None,
             order=order,

@@ -108,10 +108,9 @@ def _grid(values: NDArray[np.float32], layout: QuantFormat, shrink: np.float32) 
         scales = float16_scale((high - low) / np.float32(top))
         zeros = np.clip(steps(-low[..., None], scales), 0, top)[..., 0]
         return Grid(scales, zeros, top)
-    zero = layout.zero or 127
     largest = shrink * np.abs(values).max(axis=-1)
-    scales = float16_scale(largest / np.float32(127) if not layout.zero else largest * 2 / top)
-    return Grid(scales, np.full(scales.shape, zero, np.float32), top if layout.zero else 254)
+    scales = float16_scale(largest / np.float32(127) if layout.bits == 8 else largest * 2 / top)
+    return Grid(scales, np.full(scales.shape, 1 << (layout.bits - 1), np.float32), top)
 
 
 def steps(values: NDArray[np.float32], scales: NDArray[np.floating[Any]]) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from sllmbench import _native
 from sllmbench.errors import InputError
-from sllmbench.formats import SUPER_LENGTH, QuantFormat, QuantTensor, pack_nibbles, parse_format
+from sllmbench.formats import SUPER_LENGTH, QuantFormat, QuantTensor, parse_format, stored_codes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -67,20 +67,13 @@ def quantize_blocks(
         group_size=layout.group_size,
         factor_max=layout.factor_max if layout.two_level else 0,
     )
-    stored = _stored_codes(codes, layout)
+    # The search gives 8 bits as they are stored: around 0.
+    stored = codes.view(np.int8) if layout.bits == 8 else stored_codes(codes, layout)
     halves = scales.view(np.float16)
     minima_halves = None if offsets is None else offsets.view(np.float16)
     if factors is None:
         return QuantTensor(layout, n, k, stored, halves, minima_halves)
     return QuantTensor(layout, n, k, stored, factors, offset_factors, halves, minima_halves)
-
-
-def _stored_codes(
-    codes: NDArray[np.uint8], layout: QuantFormat
-) -> NDArray[np.uint8] | NDArray[np.int8]:
-    if layout.bits == 8:
-        return codes.view(np.int8)
-    return pack_nibbles(codes) if layout.bits == 4 else codes
 
 
 def _check(weight: NDArray[np.float32], layout: QuantFormat) -> None:

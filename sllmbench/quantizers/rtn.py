@@ -11,8 +11,8 @@ from sllmbench.formats import (
     SUPER_LENGTH,
     QuantFormat,
     QuantTensor,
-    pack_nibbles,
     parse_format,
+    stored_codes,
 )
 from sllmbench.quantizers.grid import (
     float16_checked,
@@ -76,11 +76,8 @@ def quantize(
     else:
         weights = grouped_importance(k, layout, importance) if clip == "mse" else None
         arrays = _one_level(values, layout, clip, weights)
-    flat = arrays.pop("codes").reshape(n, -1)[:, :k]
-    if layout.bits == 8 and layout.offset == "symmetric":
-        return QuantTensor(layout, n, k, flat.astype(np.int8), **arrays)
-    codes = flat.astype(np.uint8)
-    return QuantTensor(layout, n, k, pack_nibbles(codes) if layout.bits == 4 else codes, **arrays)
+    codes = arrays.pop("codes").reshape(n, -1)[:, :k].astype(np.uint8)
+    return QuantTensor(layout, n, k, stored_codes(codes, layout), **arrays)
 
 
 def _one_level(
@@ -98,7 +95,7 @@ def _one_level(
     codes = grid.codes(values)
     if layout.offset == "zero_point":
         return {"codes": codes, "scales": grid.scales, "offsets": grid.zeros.astype(np.uint8)}
-    return {"codes": codes if layout.zero else codes - grid.zeros[..., None], "scales": grid.scales}
+    return {"codes": codes, "scales": grid.scales}
 
 
 def grouped(weight: NDArray[np.float32], layout: QuantFormat) -> NDArray[np.float32]:
@@ -178,7 +175,7 @@ def _two_level(values: NDArray[np.float32], layout: QuantFormat) -> dict[str, ND
         highest = top >> 1
         largest = np.abs(values).max(axis=-1)
         scales, factors, supers = _factors(largest / np.float32(highest), layout)
-        codes = _bounded_steps(values, scales, -highest, highest) + layout.zero
+        codes = _bounded_steps(values, scales, -highest, highest) + (highest + 1)
         return {"codes": codes, "scales": factors.astype(np.int8), "super_scales": supers}
     # Minima are subtracted and never negative, so a group's range includes 0.
     low, offsets, super_minima = _factors(np.maximum(-values.min(axis=-1), 0), layout)

@@ -11,10 +11,9 @@ from sllmbench.runners import gptq, llama_cpp
 from sllmbench.runners.base import Libraries, Logits, ModelPath, Runner
 
 if TYPE_CHECKING:
-    from sllmbench.checkpoints.base import Checkpoint
     from sllmbench.paths import Arithmetic
 
-__all__ = ["Libraries", "Logits", "ModelPath", "Runner", "default_paths", "path_names", "resolve"]
+__all__ = ["Libraries", "Logits", "ModelPath", "Runner", "path_names", "resolve"]
 
 
 class _Peer(Protocol):
@@ -31,11 +30,6 @@ _PEERS: tuple[_Peer, ...] = (gptq, llama_cpp)
 def path_names() -> list[str]:
     """Every path's name, in the order in which they are shown."""
     return [*paths.path_names(), *(name for peer in _PEERS for name in peer.NAMES)]
-
-
-def default_paths(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """The paths that ``sllmbench run`` takes where none are asked for."""
-    return paths.default_paths(checkpoint)
 
 
 def resolve(name: str, arithmetic: Arithmetic = "int8") -> ModelPath:

@@ -57,17 +57,25 @@ class Runner(ABC):
         The cache is lost. Each slice holds until the next one.
         """
 
+    def require_positions(self, n_tokens: int) -> None:
+        """Refuse a sequence that is longer than the model's positions.
+
+        Raises:
+            InputError: it is.
+        """
+        if self.positions is not None and n_tokens > self.positions:
+            raise InputError(
+                f"{n_tokens} tokens are more than the model's {self.positions} positions; "
+                "ask for fewer"
+            )
+
     def generate(self, ids: Sequence[int], n: int, ended: Callable[[list[int]], bool]) -> list[int]:
         """Decode up to ``n`` tokens greedily behind ``ids``, fewer where those so far have ended.
 
         Raises:
             InputError: that is more than the model's positions.
         """
-        if self.positions is not None and len(ids) + n > self.positions:
-            raise InputError(
-                f"{len(ids) + n} tokens are more than the model's {self.positions} positions; "
-                "ask for fewer"
-            )
+        self.require_positions(len(ids) + n)
         self.clear(len(ids) + n)
         found: list[int] = []
         read = ids

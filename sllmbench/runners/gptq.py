@@ -38,7 +38,7 @@ class _Library:
 
     Attributes:
         package: its name in the package index.
-            formats: of checkpoints that it reads, by the names that they give themselves.
+        formats: of checkpoints that it reads, by the names that they give themselves.
         wants_head: whether a tied output layer must be in the file too.
         start: imports it.
         load: loads a folder on the CPU, in float32 → its transformers model.

@@ -11,9 +11,13 @@ from sllmbench.cli import display
 from sllmbench.cli.arguments import (
     INTERRUPTED,
     Arithmetic,
+    ArithmeticOption,
     InterpretersOption,
     Output,
+    OutputOption,
+    ReferenceOption,
     StoreOption,
+    ThreadsOption,
     names,
     pairs,
 )
@@ -41,10 +45,7 @@ def evaluate(
         str, typer.Option(help="Names of `sllmbench paths`, with commas.")
     ] = "fp32,int4-g64",
     interpreters: InterpretersOption = None,
-    reference: Annotated[
-        str | None,
-        typer.Option(help="The path that others are compared with.", show_default="fp32 or first"),
-    ] = None,
+    reference: ReferenceOption = None,
     limit: Annotated[
         int | None,
         typer.Option(
@@ -63,20 +64,11 @@ def evaluate(
             show_default="the context",
         ),
     ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            "-t", "--threads", help="Of every kernel.", show_default="SLLMBENCH_THREADS, else all"
-        ),
-    ] = None,
-    arithmetic: Annotated[
-        Arithmetic, typer.Option(help="Our kernels' activations: int8, or exact float32.")
-    ] = Arithmetic.INT8,
+    threads: ThreadsOption = None,
+    arithmetic: ArithmeticOption = Arithmetic.INT8,
     seed: Annotated[int, typer.Option(help="Of longcontext's keys and texts.")] = 0,
     store: StoreOption = None,
-    output: Annotated[
-        Output, typer.Option("-o", "--output", help="What to write to stdout.")
-    ] = Output.TABLE,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Measure quality, and whether the paths' differences are more than chance."""
     try:

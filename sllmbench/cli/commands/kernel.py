@@ -12,7 +12,9 @@ from sllmbench.cli import display
 from sllmbench.cli.arguments import (
     INTERRUPTED,
     Arithmetic,
+    ArithmeticOption,
     Output,
+    OutputOption,
     StoreOption,
     fraction,
     names,
@@ -60,9 +62,7 @@ def kernel(
     isa: Annotated[
         str | None, typer.Option(help="Of our kernels, e.g. avx2.", show_default="the best")
     ] = None,
-    arithmetic: Annotated[
-        Arithmetic, typer.Option(help="Our kernels' activations: int8, or exact float32.")
-    ] = Arithmetic.INT8,
+    arithmetic: ArithmeticOption = Arithmetic.INT8,
     cache: Annotated[
         Cache, typer.Option(help="The same weight over and over, or copies that exceed the cache.")
     ] = Cache.HOT,
@@ -90,9 +90,7 @@ def kernel(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the operands and the turns.")] = 0,
     store: StoreOption = None,
-    output: Annotated[
-        Output, typer.Option("-o", "--output", help="What to write to stdout.")
-    ] = Output.TABLE,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Time one matrix product on our kernels and on other libraries', taking turns."""
     try:

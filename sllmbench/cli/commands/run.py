@@ -11,9 +11,13 @@ from sllmbench.cli import display
 from sllmbench.cli.arguments import (
     INTERRUPTED,
     Arithmetic,
+    ArithmeticOption,
     InterpretersOption,
     Output,
+    OutputOption,
+    ReferenceOption,
     StoreOption,
+    ThreadsOption,
     fraction,
     names,
     pairs,
@@ -60,19 +64,9 @@ def run(
             show_default="300 with --precision",
         ),
     ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            "-t", "--threads", help="Of every kernel.", show_default="SLLMBENCH_THREADS, else all"
-        ),
-    ] = None,
-    arithmetic: Annotated[
-        Arithmetic, typer.Option(help="Our kernels' activations: int8, or exact float32.")
-    ] = Arithmetic.INT8,
-    reference: Annotated[
-        str | None,
-        typer.Option(help="The path that others are compared with.", show_default="fp32 or first"),
-    ] = None,
+    threads: ThreadsOption = None,
+    arithmetic: ArithmeticOption = Arithmetic.INT8,
+    reference: ReferenceOption = None,
     eval_tokens: Annotated[int, typer.Option(help="Tokens that quality is measured on.")] = 8192,
     text: Annotated[
         str, typer.Option(help="openwebtext, wikipedia or a UTF-8 file: prompt and quality.")
@@ -83,9 +77,7 @@ def run(
     device: Annotated[str, typer.Option(help="cpu.")] = "cpu",
     seed: Annotated[int, typer.Option(help="Of the turns, and of prompts without a text.")] = 0,
     store: StoreOption = None,
-    output: Annotated[
-        Output, typer.Option("-o", "--output", help="What to write to stdout.")
-    ] = Output.TABLE,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Measure what each path costs: speed, memory, energy and quality."""
     try:

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sllmbench.checkpoints.base import Progress
-    from sllmbench.measure.quality.scoring import Scorer
+    from sllmbench.runners import Runner
 
 
 def text(
-    scorer: Scorer,
+    runner: Runner,
     progress: Progress,
     *,
     ids: list[int],
@@ -31,7 +31,7 @@ def text(
 ) -> dict[str, Any]:
     """Each scored token's NLL; each compared position's divergence and agreement."""
     scores = score_text(
-        scorer,
+        runner,
         torch.tensor(ids, dtype=torch.int64),
         text_name=text_name,
         context=context,
@@ -49,10 +49,10 @@ def text(
 
 
 def answers(
-    scorer: Scorer, progress: Progress, *, items: list[dict[str, Any]], what: str
+    runner: Runner, progress: Progress, *, items: list[dict[str, Any]], what: str
 ) -> dict[str, Any]:
     """Each answer's log-likelihood, and whether greedy decoding gives it, item by item."""
-    scores = score_answers(scorer, [_item(item) for item in items], what=what, progress=progress)
+    scores = score_answers(runner, [_item(item) for item in items], what=what, progress=progress)
     return {
         "log_likelihoods": [digits([s.log_likelihood for s in row]) for row in scores],
         "greedy": [[s.greedy for s in row] for row in scores],
@@ -60,14 +60,14 @@ def answers(
 
 
 def harness(
-    scorer: Scorer, progress: Progress, *, model: str, task: str, limit: int | None
+    runner: Runner, progress: Progress, *, model: str, task: str, limit: int | None
 ) -> dict[str, Any]:
     """What lm-evaluation-harness finds."""
     from sllmbench.checkpoints import open_checkpoint
     from sllmbench.measure.quality.harness import evaluate
 
     tokenizer = open_checkpoint(model).tokenizer()
-    return evaluate(scorer, tokenizer, task, limit=limit, progress=progress)
+    return evaluate(runner, tokenizer, task, limit=limit, progress=progress)
 
 
 COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from sllmbench.checkpoints.base import Progress, silent
 from sllmbench.errors import InputError
-from sllmbench.measure.quality.scoring import Answer, Generating, Item, Scorer, score_answers
+from sllmbench.measure.quality.scoring import Answer, Item, score_answers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from sllmbench.runners import Runner
 
 _LONGEST = 2048
 """Tokens of a sequence where the model has no limit."""
@@ -53,7 +55,7 @@ def check(task: str) -> None:
 
 
 def evaluate(
-    scorer: Scorer,
+    runner: Runner,
     tokenizer: Any,
     task: str,
     *,
@@ -63,7 +65,7 @@ def evaluate(
     """Run a task.
 
     Args:
-        scorer: the model.
+        runner: the model.
         tokenizer: its transformers tokenizer.
         task: a name of the harness's, or a YAML file.
         limit: documents, the first ones; None takes all.
@@ -81,7 +83,7 @@ def evaluate(
 
     manager = _load(task)
     done = lm_eval.simple_evaluate(
-        model=_language_model(scorer, tokenizer, progress),
+        model=_language_model(runner, tokenizer, progress),
         tasks=[task],
         task_manager=manager,
         limit=limit,
@@ -125,8 +127,8 @@ def _load(task: str) -> Any:
     return manager
 
 
-def _language_model(scorer: Scorer, tokenizer: Any, progress: Progress) -> Any:
-    """The scorer as the harness's kind of model; its base class is imported with the library."""
+def _language_model(runner: Runner, tokenizer: Any, progress: Progress) -> Any:
+    """The runner as the harness's kind of model; its base class is imported with the library."""
     from lm_eval import utils
     from lm_eval.api.model import TemplateLM
 
@@ -162,7 +164,7 @@ def _language_model(scorer: Scorer, tokenizer: Any, progress: Progress) -> Any:
             self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any
         ) -> list[tuple[float, bool]]:
             scores = score_answers(
-                scorer, _grouped(requests, scorer), what="scoring the requests", progress=progress
+                runner, _grouped(requests, runner), what="scoring the requests", progress=progress
             )
             flat = list(itertools.chain.from_iterable(scores))
             return [(score.log_likelihood, score.greedy) for score in flat]
@@ -174,7 +176,7 @@ def _language_model(scorer: Scorer, tokenizer: Any, progress: Progress) -> Any:
                 windows = utils.get_rolling_token_windows(
                     token_list=self.tok_encode(request.args[0]),
                     prefix_token=self.prefix_token_id,
-                    max_seq_len=(scorer.positions or _LONGEST) - 1,
+                    max_seq_len=(runner.positions or _LONGEST) - 1,
                     context_len=1,
                 )
                 pairs = [utils.make_disjoint_window(window) for window in windows]
@@ -184,30 +186,26 @@ def _language_model(scorer: Scorer, tokenizer: Any, progress: Progress) -> Any:
 
         def generate_until(self, requests: Sequence[Any], **_: Any) -> list[str]:
             """Greedy text up to the first of the stop words."""
-            if not isinstance(scorer, Generating):
-                raise InputError(
-                    f"path {scorer.path} cannot write the text that this task asks for"
-                )
             texts = []
             for number, request in enumerate(requests):
                 progress("writing the answers", number / len(requests))
-                texts.append(_write(scorer, tokenizer, self.tok_encode, *request.args))
+                texts.append(_write(runner, tokenizer, self.tok_encode, *request.args))
             return texts
 
     return LanguageModel()
 
 
-def _grouped(requests: Sequence[tuple[Any, list[int], list[int]]], scorer: Scorer) -> list[Item]:
+def _grouped(requests: Sequence[tuple[Any, list[int], list[int]]], runner: Runner) -> list[Item]:
     """Requests as items, neighbours with one context together; long contexts lose their start."""
     items: list[Item] = []
     for _, context, continuation in requests:
         prompt = tuple(context)
-        if scorer.positions is not None:
-            room = scorer.positions - len(continuation)
+        if runner.positions is not None:
+            room = runner.positions - len(continuation)
             if room < 1:
                 raise InputError(
                     f"a request of {len(continuation)} tokens is longer than the model's"
-                    f" {scorer.positions} positions"
+                    f" {runner.positions} positions"
                 )
             prompt = prompt[-room:]
         answer = Answer(tuple(continuation), len(continuation))
@@ -219,7 +217,7 @@ def _grouped(requests: Sequence[tuple[Any, list[int], list[int]]], scorer: Score
 
 
 def _write(
-    scorer: Generating, tokenizer: Any, encode: Any, context: str, settings: dict[str, Any]
+    runner: Runner, tokenizer: Any, encode: Any, context: str, settings: dict[str, Any]
 ) -> str:
     """What the model writes behind a context, greedily.
 
@@ -232,7 +230,7 @@ def _write(
     stops = [stops] if isinstance(stops, str) else list(stops)
     n = int(settings.get("max_gen_toks") or _GENERATED)
     ids = encode(context)
-    positions = scorer.positions  # type: ignore[attr-defined]
+    positions = runner.positions
     if positions is not None:
         if n >= positions:
             raise InputError(f"{n} tokens to write are more than the model's {positions} positions")
@@ -246,7 +244,7 @@ def _write(
             return False
         return found[-1] == tokenizer.eos_token_id or any(s in text_of(found) for s in stops)
 
-    text = text_of(scorer.generate(ids, n, ended))
+    text = text_of(runner.generate(ids, n, ended))
     return text[: min((text.index(s) for s in stops if s in text), default=len(text))]
 
 

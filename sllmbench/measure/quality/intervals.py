@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
+from sllmbench.measure.quality.perplexity import standard_error
 from sllmbench.record import Difference, Metric
 
 if TYPE_CHECKING:
@@ -100,8 +101,30 @@ def mean(
             at the mean.
         reference: both of the reference path.
     """
-    n = len(influence)
-    error = _standard_error(influence)
+    return with_error(
+        name,
+        value,
+        _standard_error(influence),
+        n=len(influence),
+        counted=counted,
+        higher_is_better=higher_is_better,
+        difference=None
+        if reference is None
+        else paired_means(value - reference[0], influence - reference[1]),
+    )
+
+
+def with_error(
+    name: str,
+    value: float,
+    error: float | None,
+    *,
+    n: int,
+    counted: str,
+    higher_is_better: bool | None,
+    difference: Difference | None,
+) -> Metric:
+    """A figure with the normal interval of its standard error, which may be unknown."""
     return Metric(
         name=name,
         value=value,
@@ -112,9 +135,7 @@ def mean(
         n=n,
         counted=counted,
         higher_is_better=higher_is_better,
-        difference=None
-        if reference is None
-        else paired_means(value - reference[0], influence - reference[1]),
+        difference=difference,
     )
 
 
@@ -157,4 +178,4 @@ def quantile(name: str, values: NDArray[np.float64], q: float, *, counted: str) 
 
 
 def _standard_error(values: NDArray[np.float64]) -> float | None:
-    return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
+    return standard_error(values) if len(values) > 1 else None

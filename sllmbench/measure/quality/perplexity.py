@@ -12,7 +12,6 @@ import torch
 
 from sllmbench.checkpoints.base import Progress, silent
 from sllmbench.errors import InputError
-from sllmbench.measure.checks import require_positions
 from sllmbench.measure.quality.divergence import Comparison, LogProbWriter
 from sllmbench.measure.quality.scoring import predictions
 from sllmbench.record import Quality
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sllmbench.measure.quality.divergence import Divergence, ReferenceLogProbs
-    from sllmbench.measure.quality.scoring import Scorer
+    from sllmbench.runners import Runner
 
 INDEPENDENT = "standard error by the delta method, tokens taken as independent"
 
@@ -87,7 +86,7 @@ def definition(context: int, stride: int) -> str:
 
 
 def score_text(
-    scorer: Scorer,
+    runner: Runner,
     ids: torch.Tensor,
     *,
     text_name: str,
@@ -103,7 +102,7 @@ def score_text(
     Sums are in float64, log-probabilities in float32.
 
     Args:
-        scorer: the model.
+        runner: the model.
         ids: the text's token ids, [n] integers, n >= 3.
         text_name: the text's name, for messages.
         context: tokens a window, at least 2.
@@ -120,11 +119,11 @@ def score_text(
             be written, or predictions that are not finite.
     """
     stride = context if stride is None else stride
-    _check(scorer, ids, kl_tokens)
+    _check(runner, ids, kl_tokens)
     windows = cut(len(ids), context, stride)
-    require_positions(scorer, min(context, len(ids)))
+    runner.require_positions(min(context, len(ids)))
     subject = {
-        "vocab": scorer.vocab_size,
+        "vocab": runner.vocab_size,
         "context": context,
         "stride": stride,
         "ids_sha256": _sha256(ids),
@@ -133,11 +132,11 @@ def score_text(
         reference.require(subject)
     nll = np.empty(sum(window.end - window.first for window in windows), np.float64)
     comparison, done = Comparison(reference), 0
-    with LogProbWriter(save_log_probs, scorer.path, subject, min(kl_tokens, len(nll))) as writer:
+    with LogProbWriter(save_log_probs, runner.path, subject, min(kl_tokens, len(nll))) as writer:
         for number, window in enumerate(windows):
             progress(f"perplexity on {text_name}", number / len(windows))
             read, start = ids[window.begin : window.end], window.first - window.begin
-            for log_probs, targets in predictions(scorer, read, start):
+            for log_probs, targets in predictions(runner, read, start):
                 chosen = -log_probs.gather(1, targets[:, None])[:, 0]
                 if not bool(torch.isfinite(chosen).all()):
                     raise InputError(
@@ -153,7 +152,7 @@ def score_text(
 
 
 def evaluate(
-    scorer: Scorer,
+    runner: Runner,
     ids: torch.Tensor,
     *,
     text_name: str,
@@ -168,7 +167,7 @@ def evaluate(
     Args and Raises: as of :func:`score_text`; InputError also where the perplexity is no number.
     """
     scores = score_text(
-        scorer,
+        runner,
         ids,
         text_name=text_name,
         context=context,
@@ -214,15 +213,15 @@ def standard_error(values: NDArray[np.float64] | NDArray[np.bool_]) -> float:
     return float(values.std(ddof=1)) / math.sqrt(len(values))
 
 
-def _check(scorer: Scorer, ids: torch.Tensor, kl_tokens: int) -> None:
+def _check(runner: Runner, ids: torch.Tensor, kl_tokens: int) -> None:
     if ids.ndim != 1 or len(ids) < 3:
         raise InputError(f"token ids have shape {list(ids.shape)}; [n] with n >= 3 is needed")
     if kl_tokens < 2:
         raise InputError(f"{kl_tokens} tokens to compare are too few; at least 2 are needed")
-    if int(ids.min()) < 0 or int(ids.max()) >= scorer.vocab_size:
+    if int(ids.min()) < 0 or int(ids.max()) >= runner.vocab_size:
         raise InputError(
             f"token ids reach from {int(ids.min())} to {int(ids.max())}, the model's vocabulary "
-            f"from 0 to {scorer.vocab_size - 1}: use the model's own tokenizer"
+            f"from 0 to {runner.vocab_size - 1}: use the model's own tokenizer"
         )
 
 

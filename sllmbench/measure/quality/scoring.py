@@ -9,10 +9,11 @@ import torch
 
 from sllmbench.checkpoints.base import Progress, silent
 from sllmbench.errors import InputError
-from sllmbench.measure.checks import require_positions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
+
+    from sllmbench.runners import Runner
 
 _SLICE_BYTES = 64 * 1024**2
 """Logits of this many bytes exist at a time: a window of a large vocabulary takes gigabytes."""
@@ -22,42 +23,12 @@ first 200 questions of Social IQa (8,108 tokens) in float32: 23.7 s at 512, 19.2
 at 8,192; the speed of a prefill, with what repeats in a question read once."""
 
 
-class Scorer(Protocol):
-    """What a measurement of quality needs of a model, whatever runs it.
-
-    Attributes:
-        path: the path's name.
-        vocab_size: logits a position.
-        positions: tokens that a sequence may have, None where there is no limit.
-    """
-
-    path: str
-    vocab_size: int
-    positions: int | None
-
-    def sequence_logits(self, ids: Sequence[int], rows: int) -> Iterator[torch.Tensor]:
-        """Read ``ids`` as a sequence of its own; float logits [at most rows, vocab] of each slice.
-
-        Each slice holds until the next one.
-        """
-        ...
-
-
 @runtime_checkable
 class Branching(Protocol):
-    """A scorer that reads what several sequences begin with once."""
+    """A runner that reads what several sequences begin with once."""
 
     def branch_logits(self, prompts: torch.Tensor, branches: torch.Tensor) -> torch.Tensor:
         """Logits [b, a, t, vocab] that predict branches [b, a, t] behind prompts [b, p], p >= 1."""
-        ...
-
-
-@runtime_checkable
-class Generating(Protocol):
-    """A scorer that can write."""
-
-    def generate(self, ids: Sequence[int], n: int, ended: Callable[[list[int]], bool]) -> list[int]:
-        """Decode up to ``n`` tokens greedily behind ``ids``; stop where those so far have ended."""
         ...
 
 
@@ -106,26 +77,26 @@ class AnswerScore:
 
 
 def score_answers(
-    scorer: Scorer, items: Sequence[Item], *, what: str, progress: Progress = silent
+    runner: Runner, items: Sequence[Item], *, what: str, progress: Progress = silent
 ) -> list[tuple[AnswerScore, ...]]:
     """Score every answer of every item, in their order.
 
     Items whose prompts have the same length share a batch, so that nothing stands in front of a
     prompt, and what pads a shorter answer stands behind it: a batch changes no score. A prompt is
-    read once for all its answers where the scorer can do that.
+    read once for all its answers where the runner can do that.
 
     Raises:
         InputError: an item is longer than the model's positions, or predictions are not finite.
     """
     scores: list[tuple[AnswerScore, ...]] = [()] * len(items)
     for item in items:
-        require_positions(scorer, item.n_tokens)
-    score = _score_branches if isinstance(scorer, Branching) else _score_apart
+        runner.require_positions(item.n_tokens)
+    score = _score_branches if isinstance(runner, Branching) else _score_apart
     done = 0
-    for batch in _batches(items, scorer.vocab_size):
+    for batch in _batches(items, runner.vocab_size):
         progress(what, done / len(items))
         with torch.inference_mode():
-            found = score(scorer, [items[index] for index in batch])
+            found = score(runner, [items[index] for index in batch])
         for index, row in zip(batch, found, strict=True):
             scores[index] = row
         done += len(batch)
@@ -134,14 +105,14 @@ def score_answers(
 
 
 def predictions(
-    scorer: Scorer, ids: torch.Tensor, start: int
+    runner: Runner, ids: torch.Tensor, start: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield float32 log-probabilities [rows, vocab] and targets [rows] of ``ids[start:]``.
 
     ``ids`` [n] are read as one sequence, 1 <= start < n.
     """
     done = 1
-    for logits in scorer.sequence_logits(ids[:-1].tolist(), slice_rows(scorer.vocab_size)):
+    for logits in runner.sequence_logits(ids[:-1].tolist(), slice_rows(runner.vocab_size)):
         stop = done + len(logits)
         if stop > start:
             kept = logits[max(0, start - done) :].float()
@@ -178,14 +149,14 @@ def _batches(items: Sequence[Item], vocab_size: int) -> Iterator[list[int]]:
             start = stop
 
 
-def _score_branches(scorer: Any, items: Sequence[Item]) -> list[tuple[AnswerScore, ...]]:
+def _score_branches(runner: Any, items: Sequence[Item]) -> list[tuple[AnswerScore, ...]]:
     """The scores of a batch that shares the length of its prompts."""
     longest = max(item.longest for item in items)
     prompts = torch.tensor([item.prompt for item in items])
     branches = torch.tensor(
         [[a.ids + (0,) * (longest - len(a.ids)) for a in item.answers] for item in items]
     )
-    logits = scorer.branch_logits(prompts, branches)
+    logits = runner.branch_logits(prompts, branches)
     return [
         tuple(
             _score(logits[row, column, : len(answer.ids)], answer)
@@ -195,16 +166,16 @@ def _score_branches(scorer: Any, items: Sequence[Item]) -> list[tuple[AnswerScor
     ]
 
 
-def _score_apart(scorer: Scorer, items: Sequence[Item]) -> list[tuple[AnswerScore, ...]]:
+def _score_apart(runner: Runner, items: Sequence[Item]) -> list[tuple[AnswerScore, ...]]:
     """The scores of items whose answers are sequences of their own."""
-    rows = slice_rows(scorer.vocab_size)
+    rows = slice_rows(runner.vocab_size)
     found = []
     for item in items:
         scores = []
         for answer in item.answers:
             ids, left = item.prompt + answer.ids[:-1], len(answer.ids)
             kept: list[torch.Tensor] = []
-            for number, logits in enumerate(scorer.sequence_logits(ids, rows)):
+            for number, logits in enumerate(runner.sequence_logits(ids, rows)):
                 first = max(0, len(ids) - left - number * rows)
                 kept.append(logits[first:].float().clone())
             scores.append(_score(torch.cat(kept), answer))

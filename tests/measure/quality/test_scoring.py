@@ -12,6 +12,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForC
 from sllmbench.errors import InputError
 from sllmbench.measure.quality import scoring
 from sllmbench.measure.quality.scoring import Answer, Item, score_answers
+from sllmbench.runners import Runner
 from sllmbench.runners.transformers import TransformersRunner
 
 VOCAB = 97
@@ -86,15 +87,27 @@ def with_greedy_answers(model: Any, items: list[Item]) -> list[Item]:
     return made
 
 
-class Apart:
-    """A scorer that cannot branch."""
+class Apart(Runner):
+    """A runner that cannot branch."""
 
     def __init__(self, model: Any) -> None:
-        self._scorer = TransformersRunner(model)
+        self._whole = TransformersRunner(model)
         self.path, self.vocab_size, self.positions = "apart", VOCAB, None
 
+    def clear(self, n_tokens: int) -> None:
+        self._whole.clear(n_tokens)
+
+    def feed(self, ids: Any) -> Any:
+        return self._whole.feed(ids)
+
     def sequence_logits(self, ids: Any, rows: int) -> Any:
-        return self._scorer.sequence_logits(ids, rows)
+        return self._whole.sequence_logits(ids, rows)
+
+    def cache_bytes(self) -> int | None:
+        return self._whole.cache_bytes()
+
+    def facts(self) -> Any:
+        return self._whole.facts()
 
 
 @pytest.mark.parametrize("make", [make_llama, make_gemma])
