@@ -1,7 +1,8 @@
-"""Machines laid out as files, and the loss of root's right to read everything."""
+"""Machines laid out as files, fresh pages, and the loss of root's right to read everything."""
 
 from __future__ import annotations
 
+import mmap
 import os
 import tempfile
 from contextlib import AbstractContextManager, contextmanager
@@ -68,3 +69,15 @@ def unprivileged() -> Callable[[], AbstractContextManager[None]]:
             os.seteuid(user)
 
     return unprivileged
+
+
+@pytest.fixture
+def touch_fresh_pages() -> Callable[[int], None]:
+    """Make bytes resident and give them back: malloc might hand out pages it still holds."""
+
+    def touch(size_bytes: int) -> None:
+        with mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as pages:
+            for page in range(0, size_bytes, mmap.PAGESIZE):
+                pages[page] = 1
+
+    return touch

@@ -23,11 +23,12 @@ UNLIMITED_V1 = 9223372036854771712
 Write = Callable[[Path, str], Path]
 
 
-def test_the_peak_is_what_was_allocated_even_after_it_is_freed() -> None:
+def test_the_peak_is_what_was_allocated_even_after_it_is_freed(
+    touch_fresh_pages: Callable[[int], None],
+) -> None:
     peak = PeakRss()
     peak.start()
-    block = bytearray(96 * MIB)
-    del block
+    touch_fresh_pages(96 * MIB)
     first, reason = peak.above_start_bytes()
     if first is None:
         pytest.skip(f"this kernel keeps no peak: {reason}")

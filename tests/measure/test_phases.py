@@ -21,11 +21,10 @@ KIB = 1024
 Write = Callable[[Path, str], Path]
 
 
-def test_each_phase_has_its_own_peak() -> None:
+def test_each_phase_has_its_own_peak(touch_fresh_pages: Callable[[int], None]) -> None:
     watch = MemoryWatch()
     watch.start()
-    block = bytearray(96 * MIB)
-    del block
+    touch_fresh_pages(96 * MIB)
     first = watch.end("load")
     watch.start()
     second = watch.end("prefill")
