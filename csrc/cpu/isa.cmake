@@ -1,7 +1,8 @@
 # The instruction sets: the only place that names them, their compiler flags and the CPU features
 # they need. Features are spelt as in /proc/cpuinfo; isa.cpp checks exactly these at run time.
 # Slowest first: the last one that the CPU supports is the default.
-# A level has int8 kernels and roofs of its own; its exact kernels may be another's.
+# A level has int8 kernels and roofs of its own; its exact kernels, and the quantisers' loops, may be
+# another's.
 set(avx2_flags "-mavx2 -mfma -mf16c")
 set(avx512_flags "-mavx512f -mavx512bw -mavx512dq -mavx512vl ${avx2_flags}")
 set(avx2_features "avx2 fma f16c")
@@ -48,7 +49,7 @@ foreach(row IN LISTS isa_table)
   separate_arguments(flags UNIX_COMMAND "${flags}")
   set(sources csrc/cpu/matmul_int8_${name}.cpp csrc/probes/roof_${name}.cpp)
   if(exact_of STREQUAL name)
-    list(APPEND sources csrc/cpu/matmul_exact_${name}.cpp)
+    list(APPEND sources csrc/cpu/matmul_exact_${name}.cpp csrc/quantize/gptq_rows_${name}.cpp)
   endif()
   add_library(isa_${name} OBJECT ${sources})
   target_include_directories(isa_${name} PRIVATE csrc)

@@ -19,14 +19,20 @@ namespace sllmbench {
 #define SLLMBENCH_DECLARE(name, exact_of, features) \
     extern const Kernels kernels_exact_##exact_of;  \
     extern const Kernels kernels_int8_##name;       \
-    extern const Roof roof_##name;
+    extern const Roof roof_##name;                  \
+    GptqRows gptq_rows_##exact_of;
 SLLMBENCH_ISA_TABLE(SLLMBENCH_DECLARE)
 #undef SLLMBENCH_DECLARE
 
 namespace {
 
 #define SLLMBENCH_ROW(name, exact_of, features) \
-    {#name, features, &kernels_exact_##exact_of, &kernels_int8_##name, &roof_##name},
+    {#name,                                     \
+     features,                                  \
+     &kernels_exact_##exact_of,                 \
+     &kernels_int8_##name,                      \
+     &roof_##name,                              \
+     &gptq_rows_##exact_of},
 constexpr Isa kIsas[] = {SLLMBENCH_ISA_TABLE(SLLMBENCH_ROW)};
 #undef SLLMBENCH_ROW
 

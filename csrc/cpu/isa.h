@@ -6,6 +6,7 @@
 
 #include "cpu/matmul.h"
 #include "probes/roof.h"
+#include "quantize/gptq.h"
 
 namespace sllmbench {
 
@@ -15,6 +16,7 @@ struct Isa {
     const Kernels* exact;
     const Kernels* int8;
     const Roof* roof;
+    GptqRows* gptq_rows;
 };
 
 // Slowest first.

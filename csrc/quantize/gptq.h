@@ -23,6 +23,9 @@ struct GptqColumns {
 
 inline constexpr std::int64_t kMostGptqColumns = 128;
 
+// Rows begin .. end - 1, as an instruction set does them; the same bits on all.
+using GptqRows = void(const GptqColumns& job, std::int64_t begin, std::int64_t end);
+
 void gptq_columns(const GptqColumns& job, int threads);
 
 }  // namespace sllmbench

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from sllmbench import quantize
+from sllmbench import _native, quantize
 from sllmbench.errors import InputError
 from sllmbench.formats import QuantTensor, integer_format
 from sllmbench.quantizers.gptq import GptqSettings, gptq
@@ -88,6 +91,36 @@ def test_it_is_the_published_algorithm(
     assert output_error(weight, result.tensor, hessian) <= 1.02 * published
     assert result.tensor.format == integer_format(bits, group_size, not sym)
     assert (result.tensor.order is not None) == (desc_act and not static_groups)
+
+
+EACH_ISA = """
+import hashlib, numpy as np
+from sllmbench import _native
+from sllmbench.quantizers.gptq import GptqSettings, gptq
+rng = np.random.default_rng(0)
+inputs = rng.standard_normal((300, 200)).astype(np.float32)
+hessian = inputs.T @ inputs + 20 * np.outer(inputs[0], inputs[0])
+weight = rng.standard_normal((37, 200)).astype(np.float32)
+found = gptq(weight, hessian, GptqSettings(3, 32, sym=False)).tensor
+print(_native.active_isa(), hashlib.sha256(found.codes.tobytes()).hexdigest())
+"""
+
+
+def test_every_instruction_set_gives_the_same_codes() -> None:
+    usable = [name for name in _native.compiled_isas() if not _native.isa_unsupported_reason(name)]
+    found = []
+    for isa in usable:
+        ran = subprocess.run(
+            [sys.executable, "-c", EACH_ISA],
+            env={**os.environ, "SLLMBENCH_ISA": isa},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        name, codes = ran.stdout.split()
+        assert name == isa
+        found.append(codes)
+    assert len(set(found)) == 1
 
 
 @pytest.mark.parametrize("group_size", [32, 96, 200, -1])
