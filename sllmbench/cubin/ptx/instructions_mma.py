@@ -138,7 +138,10 @@ def _exact_sum(products: Array, c: Array) -> Array:
     finite = np.isfinite(products)
     upper = np.rint(products * 256) / 256
     lower = np.where(finite, products - upper, 0)
-    return sum_of_three_to_odd(upper.sum(axis=-1), lower.sum(axis=-1), c)
+    total = sum_of_three_to_odd(upper.sum(axis=-1), lower.sum(axis=-1), c)
+    # Zeros sum to -0 where none of them is +0; numbers that cancel, to +0.
+    negative = np.signbit(products).all(axis=-1) & np.signbit(c)
+    return np.where(total == 0, np.where(negative, -0.0, 0.0), total)
 
 
 @mma("ldmatrix", modifiers="sync aligned m8n8 x1 x2 x4 trans shared shared::cta")

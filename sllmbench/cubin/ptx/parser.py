@@ -34,11 +34,14 @@ _MODULE_VARIABLE = re.compile(
 )
 
 
-@dataclass(frozen=True)
 class Module:
-    """A file of PTX."""
+    """A file of PTX. Its kernels are read when they are asked for: there may be many, and long."""
 
-    entries: dict[str, Entry]
+    def __init__(self, bodies: list[_Body], constants: _Space, shared: _Space) -> None:
+        """What `parse` has found."""
+        self._bodies = {_with_one_name_for_anonymous(body.name): body for body in bodies}
+        self._constants, self._shared = constants, shared
+        self._entries: dict[str, Entry] = {}
 
     @classmethod
     def parse(cls, text: str) -> Module:
@@ -49,14 +52,32 @@ class Module:
         for statement in outside.split(";"):
             if found := _MODULE_VARIABLE.search(" ".join(statement.split())):
                 (shared if found[1] == "shared" else constants).declare(found[2])
-        entries = {body.name: _parse_entry(body, constants, shared.copy()) for body in bodies}
-        return cls(entries)
+        return cls(bodies, constants, shared)
+
+    @property
+    def names(self) -> list[str]:
+        """The kernels' mangled names, in the text's order."""
+        return [body.name for body in self._bodies.values()]
 
     def entry(self, name: str) -> Entry:
-        """The kernel of that mangled name; KeyError names those that there are."""
-        if name not in self.entries:
-            raise KeyError(f"no kernel {name}; the module has {', '.join(sorted(self.entries))}")
-        return self.entries[name]
+        """The kernel of that mangled name, by whatever compiler; KeyError names those there are."""
+        name = _with_one_name_for_anonymous(name)
+        if name not in self._bodies:
+            raise KeyError(f"no kernel {name}; the module has {', '.join(self.names)}")
+        if name not in self._entries:
+            self._entries[name] = _parse_entry(
+                self._bodies[name], self._constants, self._shared.copy()
+            )
+        return self._entries[name]
+
+
+def _with_one_name_for_anonymous(name: str) -> str:
+    """A mangled name, its unnamed namespaces called as g++ does: nvcc adds the file to theirs."""
+    result, position = "", 0
+    for found in re.finditer(r"(\d+)(?=_GLOBAL__N_)", name):
+        result += name[position : found.start()] + "12_GLOBAL__N_1"
+        position = found.end() + int(found[1])
+    return result + name[position:]
 
 
 class _Space:
