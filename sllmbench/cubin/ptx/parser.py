@@ -146,7 +146,7 @@ def _without_comments(text: str) -> str:
     """Also without lines about the source; all other lines keep their numbers."""
     text = re.sub(r"/\*.*?\*/", lambda found: "\n" * found[0].count("\n"), text, flags=re.DOTALL)
     text = re.sub(r"//[^\n]*", "", text)
-    return re.sub(r"^\s*\.(loc|file|version|target|address_size)\b[^\n]*", "", text, flags=re.M)
+    return re.sub(r"^[ \t]*\.(loc|file|version|target|address_size)\b[^\n]*", "", text, flags=re.M)
 
 
 def _split_off_entries(text: str) -> tuple[str, list[_Body]]:

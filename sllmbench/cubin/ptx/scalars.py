@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sllmbench.cubin.ptx.faults import UnknownInstructionError
+
 Array = NDArray[Any]
 
 
@@ -31,8 +33,14 @@ class Scalar:
 
         Of a wider register, the low bits.
         """
-        if self.kind == "p" or register.dtype == np.bool_:
+        if (self.kind == "p") != (register.dtype == np.bool_):
+            raise UnknownInstructionError(f"no predicate for pred, or a predicate for {self.name}")
+        if self.kind == "p":
             return register
+        if register.itemsize < self.bytes:
+            raise UnknownInstructionError(
+                f"a register of {register.itemsize * 8} bits for {self.name}"
+            )
         parts = register.view(self.dtype).reshape(len(register), -1)[:, : self.parts]
         return parts if self.parts > 1 else parts[:, 0]
 
