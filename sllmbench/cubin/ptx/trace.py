@@ -74,12 +74,10 @@ class Trace:
             names[text[1 if instruction.predicate else 0]] += count
         return dict(names)
 
-    def access(self, text: str) -> Access:
-        """The accesses of the one instruction whose line contains the text; KeyError if not one."""
-        found = [a for n, a in self.accesses.items() if text in self._instruction(n).text]
-        if len(found) != 1:
-            raise KeyError(f"{len(found)} memory instructions contain {text}")
-        return found[0]
+    def accesses_of(self, text: str) -> list[Access]:
+        """Those of the instructions whose lines contain the text, in the code's order."""
+        numbers = sorted(n for n in self.accesses if text in self._instruction(n).text)
+        return [self.accesses[number] for number in numbers]
 
     def observe(
         self, instruction: Instruction, space: str, width: int, lanes: Array, addresses: Array
