@@ -1,7 +1,7 @@
 // What all prefill kernels decide on the host, and the sum of the shares of k.
-#include "cuda/prefill.h"
-
 #include <algorithm>
+
+#include "cuda/prefill.h"
 
 namespace sllmbench::cuda::prefill {
 namespace {
@@ -95,8 +95,8 @@ Operands operands(const Product& product, const Plan& how) {
     if (how.partials_bytes)
         p.partials = reinterpret_cast<float*>(workspace + how.x_bytes + how.scales_bytes);
     p.x_stride = how.x_stride_bytes / kUnitBytes;
-    p.x_units = static_cast<int>(
-        how.gather ? p.x_stride : weight.k * x_bytes_each(product) / kUnitBytes);
+    p.x_units =
+        static_cast<int>(how.gather ? p.x_stride : weight.k * x_bytes_each(product) / kUnitBytes);
     p.m = static_cast<int>(product.m);
     p.n = static_cast<int>(weight.n);
     p.n_tiles = static_cast<int>(tiles_along_k(weight.bits, weight.k));
@@ -111,8 +111,7 @@ cudaError_t add_partials(const Product& product, const Plan& how, cudaStream_t s
     const std::int64_t count = product.m * product.weight.n;
     const float* const partials = operands(product, how).partials;
     return launch(add_shares, dim3(static_cast<unsigned>(divide_up(count, kThreads))),
-                  dim3(kThreads), stream, partials, product.y, count,
-                  static_cast<int>(how.splits));
+                  dim3(kThreads), stream, partials, product.y, count, static_cast<int>(how.splits));
 }
 
 }  // namespace sllmbench::cuda::prefill

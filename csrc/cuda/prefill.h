@@ -11,7 +11,6 @@
 // of a warp and 4 MMAs taking 8 clocks each where four warps share the reads' port.
 #pragma once
 
-#include "cuda/instructions.h"
 #include "cuda/matmul.h"
 
 namespace sllmbench::cuda::prefill {
@@ -39,8 +38,6 @@ struct Operands {
     int x_units, m, n, n_tiles, groups, folds_per_split, folds;
 };
 
-// ------------------------------------------------------------------------------------ host side
-
 // How a product is run: the parts of its workspace, and the shares that k is cut into where the
 // blocks of rows and tokens alone would leave multiprocessors idle.
 struct Plan {
@@ -61,113 +58,15 @@ inline dim3 grid(const Product& product, const Plan& how) {
                 static_cast<unsigned>(how.splits));
 }
 
-// The tests' shim holds both ways to stage and takes the device's; code for a GPU has the one that
-// its architecture allows, so no device can be given the wrong one.
-#ifdef SLLMBENCH_CUDA_HOST
-inline bool stages_async(const Device& device) {
-    return device.sm >= 80;
-}
-#endif
-
-// Calls run(constant<token tiles>, constant<async>).
+// Calls run(constant<token tiles>, constant<stages by copy_async>).
 template <class Run>
-cudaError_t with_variant(const Plan& how, [[maybe_unused]] const Device& device, Run run) {
+cudaError_t with_variant(const Plan& how, const Device& device, Run run) {
     const auto with_tokens = [&](auto async) {
         if (how.token_tiles == 2) return run(std::integral_constant<int, 2>{}, async);
         if (how.token_tiles == 4) return run(std::integral_constant<int, 4>{}, async);
         return run(std::integral_constant<int, 8>{}, async);
     };
-#ifdef SLLMBENCH_CUDA_HOST
-    if (!stages_async(device)) return with_tokens(std::false_type{});
-#endif
-    return with_tokens(std::true_type{});
-}
-
-// ---------------------------------------------------------------------------------- device side
-
-#ifdef SLLMBENCH_COPY_ASYNC
-inline constexpr bool kHasCopyAsync = true;
-#else
-inline constexpr bool kHasCopyAsync = false;
-#endif
-
-// Stages of `kTokens` tokens into shared memory. Eight threads bring a token's stage, each always
-// the same unit of it: global reads are of 128 contiguous bytes and shared writes free of
-// conflicts. `position` says where a unit goes in its row. Tokens past m repeat the last one (their
-// results are dropped); units past the end of a row are zeros, so what the weights hold there is
-// of no matter.
-template <int kTokens, int kPitch, bool kAsync>
-class Stager {
-    static constexpr int kTokensAtOnce = kThreads / kStageUnits;
-    static constexpr int kLoads = kTokens / kTokensAtOnce;
-
-   public:
-    using Buffer = uint4[kTokens][kPitch];  // kPitch units a token: no read has a bank conflict
-
-    __device__ Stager(const Operands& p, int stage, int position)
-        : token_(static_cast<int>(threadIdx.x) / kStageUnits), position_(position) {
-        const int unit = stage * kStageUnits + static_cast<int>(threadIdx.x) % kStageUnits;
-        units_left_ = p.x_units - unit;
-#pragma unroll
-        for (int i = 0; i < kLoads; ++i) {
-            const int token = static_cast<int>(blockIdx.x) * kTokens + token_ + i * kTokensAtOnce;
-            from_[i] = p.x + (token < p.m ? token : p.m - 1) * p.x_stride + unit;
-        }
-    }
-
-    // Start to bring the next stage, then (`settle`) have it in `to` for all threads. In between,
-    // `to` may not be read, any other buffer may.
-    __device__ __forceinline__ void start(Buffer& to) {
-        const bool inside = units_left_ > 0;
-#pragma unroll
-        for (int i = 0; i < kLoads; ++i) {
-#ifdef SLLMBENCH_COPY_ASYNC
-            if constexpr (kAsync)
-                copy_async(&to[token_ + i * kTokensAtOnce][position_], from_[i], inside);
-#endif
-            if constexpr (!kAsync || !kHasCopyAsync)
-                held_[i] = inside ? *from_[i] : uint4{0, 0, 0, 0};
-            from_[i] += kStageUnits;
-        }
-        units_left_ -= kStageUnits;
-#ifdef SLLMBENCH_COPY_ASYNC
-        if constexpr (kAsync) copy_async_commit();
-#endif
-    }
-    __device__ __forceinline__ void settle(Buffer& to) {
-#ifdef SLLMBENCH_COPY_ASYNC
-        if constexpr (kAsync) copy_async_wait<0>();
-#endif
-        if constexpr (!kAsync || !kHasCopyAsync) {
-#pragma unroll
-            for (int i = 0; i < kLoads; ++i) to[token_ + i * kTokensAtOnce][position_] = held_[i];
-        }
-        __syncthreads();
-    }
-
-   private:
-    const uint4* from_[kLoads];
-    uint4 held_[kLoads];
-    int token_, position_, units_left_;
-};
-
-// A lane's results of one row block and token tile, rows g (0, 1) and g + 8 (2, 3), tokens 2t and
-// 2t + 1, times `factors` of the tokens.
-__device__ __forceinline__ void write(const Operands& p, int row_block, int token_tile,
-                                      const float (&values)[4]) {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        const int row = row_block * kTileRows + lane / 4 + i / 2 * 8;
-        const int token = token_tile * 8 + lane % 4 * 2 + i % 2;
-        if (row >= p.n || token >= p.m) continue;
-        const float value = p.x_scales ? values[i] * p.x_scales[token] : values[i];
-        const std::int64_t place = static_cast<std::int64_t>(token) * p.n + row;
-        if (p.partials)
-            p.partials[static_cast<std::int64_t>(blockIdx.z) * p.m * p.n + place] = value;
-        else
-            p.y[place] = __float2half_rn(value);
-    }
+    return device.sm >= 80 ? with_tokens(std::true_type{}) : with_tokens(std::false_type{});
 }
 
 }  // namespace sllmbench::cuda::prefill

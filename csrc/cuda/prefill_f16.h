@@ -9,16 +9,16 @@
 // Sums. FP32 accumulation halves the rate on Turing, so the MMA adds in fp16, for 128 k at most or
 // a group if that is shorter; then the sum goes into float32, times the group's scale. Fragments
 // are (code - zero point) / `kRange`, exact in fp16 and below 1 (8 bits with zero points: 3), so a
-// sum stays below the sum of 128 |x|: only activations that add up to 65504 in 128 k could overflow.
-// At most 16 roundings, each of half a unit in the last place of fp16 (one unit where the hardware
-// truncates), meet a value; float32 adds nothing to speak of.
+// sum stays below the sum of 128 |x|: only activations that add up to 65504 in 128 k could
+// overflow. At most 16 roundings, each of half a unit in the last place of fp16 (one unit where the
+// hardware truncates), meet a value; float32 adds nothing to speak of.
 #pragma once
 
-#include "cuda/prefill.h"
+#include "cuda/prefill_streams.h"
 
 namespace sllmbench::cuda::prefill {
 
-inline constexpr int kHalfStage = 32;                                          // k
+inline constexpr int kHalfStage = 32;                                                // k
 inline constexpr int kStageLength = kStageBytes / static_cast<int>(sizeof(__half));  // k
 inline constexpr int kStages = kFoldLength / kStageLength;  // of a turn of the loop
 static_assert(kStages == 2, "a buffer each");
@@ -100,95 +100,23 @@ struct Codes8 {
     }
 };
 
-// A lane's way through the weights of its warp's row blocks: what a stage needs is loaded a stage
-// ahead, scales and zero points a fold ahead. Past the end of a row (and of the rows) everything
-// stays where it is: x is zero there (and nothing is written).
-template <class Codes, int kFold>
-class WeightStream {
-   public:
-    static constexpr int kGroups = kFold < kStageLength ? kStageLength / kFold : 1;  // of a stage
-    struct Tiles {
-        uint4 of[kWarpRowBlocks][Codes::kStageTiles];
-    };
-    struct Groups {
-        __half scales[kWarpRowBlocks][kGroups][2];  // rows g, g + 8
-        std::uint8_t zeros[kWarpRowBlocks][kGroups][2];
-    };
-
-    __device__ WeightStream(const Operands& p, int first_block, int stage)
-        : tiles_left_(p.n_tiles - stage * Codes::kStageTiles),
-          groups_left_(p.groups - stage * kStageLength / kFold) {
-        const int lane = static_cast<int>(threadIdx.x) % 32;
-#pragma unroll
-        for (int b = 0; b < kWarpRowBlocks; ++b) {
-            const std::int64_t block = min(first_block + b, (p.n - 1) / kTileRows);
-            tiles_[b] = p.tiles + (block * p.n_tiles + stage * Codes::kStageTiles) * 32 + lane;
-            const int group = min(stage * kStageLength / kFold, p.groups - 1);  // a row has one
-            const std::int64_t at = (block * p.groups + group) * kTileRows + lane / 4;
-            scales_[b] = p.scales + at;
-            zeros_[b] = p.zeros ? p.zeros + at : nullptr;
-        }
-    }
-
-    __device__ __forceinline__ Tiles load_tiles() {
-        Tiles tiles;
-        const int step = tiles_left_ > Codes::kStageTiles ? Codes::kStageTiles * 32 : 0;
-#pragma unroll
-        for (int b = 0; b < kWarpRowBlocks; ++b) {
-#pragma unroll
-            for (int i = 0; i < Codes::kStageTiles; ++i)
-                tiles.of[b][i] = load_once(tiles_[b] + (i < tiles_left_ ? i * 32 : 0));
-            tiles_[b] += step;
-        }
-        tiles_left_ -= Codes::kStageTiles;
-        return tiles;
-    }
-    __device__ __forceinline__ Groups load_groups() {
-        Groups groups;
-        const int step = groups_left_ > kGroups ? kGroups * kTileRows : 0;
-#pragma unroll
-        for (int b = 0; b < kWarpRowBlocks; ++b) {
-#pragma unroll
-            for (int i = 0; i < kGroups; ++i) {
-                const int at = i < groups_left_ ? i * kTileRows : 0;
-#pragma unroll
-                for (int upper = 0; upper < 2; ++upper) {
-                    groups.scales[b][i][upper] = scales_[b][at + 8 * upper];
-                    groups.zeros[b][i][upper] = zeros_[b] ? zeros_[b][at + 8 * upper]
-                                                          : std::uint8_t{Codes::kSymmetricZero};
-                }
-            }
-            scales_[b] += step;
-            if (zeros_[b]) zeros_[b] += step;
-        }
-        groups_left_ -= kGroups;
-        return groups;
-    }
-
-   private:
-    const uint4* tiles_[kWarpRowBlocks];
-    const __half* scales_[kWarpRowBlocks];
-    const std::uint8_t* zeros_[kWarpRowBlocks];
-    int tiles_left_, groups_left_;
-};
-
 // total += scales[row] * sums, where sums are two pairs of halves: rows g and g + 8.
 __device__ __forceinline__ void add(float (&total)[4], const std::uint32_t (&sums)[2],
-                                     const __half (&scales)[2]) {
+                                    const __half (&scales)[2]) {
 #pragma unroll
     for (int upper = 0; upper < 2; ++upper) {
         const float scale = __half2float(scales[upper]);
         const float2 pair = __half22float2(as_half2(sums[upper]));
-        total[2 * upper] += scale * pair.x;
-        total[2 * upper + 1] += scale * pair.y;
+        total[2 * upper] = fmaf(scale, pair.x, total[2 * upper]);
+        total[2 * upper + 1] = fmaf(scale, pair.y, total[2 * upper + 1]);
     }
 }
 
 // kFold: k after which fp16 sums go into float32; the group, or 128 where that is a whole row.
 template <class Codes, int kFold, int kTokenTiles, bool kAsync>
-__global__ void __launch_bounds__(kThreads) multiply_f16(const Operands p) {
+__device__ __forceinline__ void multiply_block_f16(const Operands& p) {
     using Stage = Stager<8 * kTokenTiles, kPitchF16, kAsync>;
-    using Weights = WeightStream<Codes, kFold>;
+    using Weights = WeightStream<Codes::kStageTiles, kStageLength, kFold, Codes::kSymmetricZero>;
     __shared__ typename Stage::Buffer buffers[2];
 
     const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
@@ -197,7 +125,8 @@ __global__ void __launch_bounds__(kThreads) multiply_f16(const Operands p) {
     const int end = min(first_fold + p.folds_per_split, p.folds);
 
     float totals[kWarpRowBlocks][kTokenTiles][4] = {};
-    Stage stager(p, first_fold * kStages, Codes::position(static_cast<int>(threadIdx.x) % kStageUnits));
+    Stage stager(p, first_fold * kStages,
+                 Codes::position(static_cast<int>(threadIdx.x) % kStageUnits));
     Weights weights(p, first_block, first_fold * kStages);
     stager.start(buffers[0]);
     auto tiles = weights.load_tiles();
@@ -254,6 +183,14 @@ __global__ void __launch_bounds__(kThreads) multiply_f16(const Operands p) {
             write(p, first_block + b, static_cast<int>(blockIdx.x) * kTokenTiles + tile,
                   totals[b][tile]);
         }
+}
+
+template <class Codes, int kFold, int kTokenTiles, bool kAsync>
+__global__ void __launch_bounds__(kThreads) multiply_f16(const Operands p) {
+    if constexpr (kBuilt<kAsync>)
+        multiply_block_f16<Codes, kFold, kTokenTiles, kAsync>(p);
+    else
+        not_built();
 }
 
 template <class Codes>

@@ -6,7 +6,8 @@ namespace {
 
 const char* refusal(const Product& product, const Device& device) {
     if (product.weight.bits != 4) return "prefill_w4a16 multiplies 4-bit weights";
-    if (product.activations != Activations::fp16) return "prefill_w4a16 multiplies fp16 activations";
+    if (product.activations != Activations::fp16)
+        return "prefill_w4a16 multiplies fp16 activations";
     return prefill::refusal(product, device);
 }
 std::int64_t workspace_bytes(const Product& product, const Device& device) {

@@ -32,7 +32,7 @@ void set_seed(std::uint64_t seed);  // of the order of blocks and threads, from 
 
 // What a lane brings to a meeting of its warp, and what it takes home.
 struct Words {
-    std::uint32_t word[5];
+    std::uint32_t word[7];
 };
 // Called once all have come; turns what the lanes of `mask` brought into what they take.
 using Combine = void (*)(Words (&lanes)[32], std::uint32_t mask, const Where& where);

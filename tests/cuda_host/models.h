@@ -19,6 +19,8 @@ inline std::uint32_t lop3(std::uint32_t a, std::uint32_t b, std::uint32_t c, int
 // low bits of the sum instead: its last bit can differ.
 void mma_m16n8k8(std::uint32_t (&d)[2], const std::uint32_t (&a)[2], std::uint32_t b,
                  const std::uint32_t (&c)[2], Where where = Where::current());
+void mma_m16n8k8(float (&d)[4], const std::uint32_t (&a)[2], std::uint32_t b, const float (&c)[4],
+                 Where where = Where::current());
 void mma_m8n8k16(std::int32_t (&d)[2], std::uint32_t a, std::uint32_t b, const std::int32_t (&c)[2],
                  Where where = Where::current());
 
