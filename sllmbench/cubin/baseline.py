@@ -93,6 +93,8 @@ def _changes(new: KernelCode, old: KernelCode) -> Iterator[str]:
         for what, are, were in _widths(new.main_loop, old.main_loop):
             if are is not None and were is not None and are < were - _ROUNDING:
                 yield f"{what} are narrower: {are:.3g} bytes each, not {were:.3g}"
+    elif old.main_loop is not None:
+        yield "the main loop is not known any more"
     yield from _more("sectors a request", _sectors(new), _sectors(old))
     yield from _more("bank conflicts a request", _conflicts(new), _conflicts(old))
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from sllmbench.record import CubinRecord, KernelCode, MainLoop
 
-_NAME_WIDTH = 36
+_NAME_WIDTH = 40
 _PIPES = (
     ("tensor", ("tensor",)),
     ("half", ("half",)),
@@ -27,6 +27,13 @@ _PIPES = (
     ("ctl", ("control", "uniform", "other")),
 )
 """Columns of the main loop's mix and the classes that they sum."""
+_MEANINGS = (
+    ("inst", "instructions of a trip through the main loop; one behind a branch counts fully"),
+    ("inst/w", "those for each weight that a lane multiplies, however many rows x has"),
+    ("inst/tc", "those that are none of tensor cores, for each one that is"),
+    ("loads", "from global memory, by the bits that a lane gets"),
+    ("KiB/SM", "those under way at once: of a lane, times the lanes that fit; w: of weights alone"),
+)
 
 
 def text(record: CubinRecord, width: int) -> RenderableType:
@@ -34,16 +41,16 @@ def text(record: CubinRecord, width: int) -> RenderableType:
     from rich.console import Group
 
     parts: list[RenderableType] = [_title(record), ""]
-    for columns in _tables(record.kernels):
-        parts += [text_grid(_numbered(columns, record.kernels, _NAME_WIDTH), width), ""]
+    for columns in _tables(record.kernels, _NAME_WIDTH):
+        parts += [text_grid(columns, width), ""]
     return Group(*parts, notes_grid(_notes(record)))
 
 
 def markdown(record: CubinRecord) -> str:
     """Render the same tables and notes in GitHub's markdown, names in full."""
     lines = [_title(record), ""]
-    for columns in _tables(record.kernels):
-        lines += [*markdown_grid(_numbered(columns, record.kernels, None)), ""]
+    for columns in _tables(record.kernels, None):
+        lines += [*markdown_grid(columns), ""]
     return "\n".join([*lines, *markdown_notes(_notes(record))]) + "\n"
 
 
@@ -63,21 +70,25 @@ def _title(record: CubinRecord) -> str:
     return f"{record.file}: {record.arch}{built}, occupancy on {record.device}"
 
 
-def _tables(kernels: Sequence[KernelCode]) -> list[list[Column]]:
-    tables = [_resources(kernels)]
-    looping = any(kernel.main_loop is not None for kernel in kernels)
-    if looping:
-        tables += [_loop(kernels), _mix(kernels)]
-    if any(kernel.emulated for kernel in kernels):
-        tables.append(_emulated(kernels))
-    return tables
+def _tables(kernels: Sequence[KernelCode], longest: int | None) -> list[list[Column]]:
+    """Resources of all kernels, the loops of those that have one, addresses of the emulated."""
+    looping = [kernel for kernel in kernels if kernel.main_loop is not None]
+    emulated = [kernel for kernel in kernels if kernel.emulated]
+    tables = [
+        (kernels, _resources(kernels)),
+        (looping, _loop(looping)),
+        (looping, _mix(looping)),
+        (emulated, _emulated(emulated)),
+    ]
+    return [
+        [Column("kernel", tuple(_cut(k.name, longest) for k in rows), 0), *_not_empty(columns)]
+        for rows, columns in tables
+        if rows
+    ]
 
 
-def _numbered(
-    columns: Sequence[Column], kernels: Sequence[KernelCode], longest: int | None
-) -> list[Column]:
-    """The kernels' names before ``columns``, cut in the middle where they are too long."""
-    return [Column("kernel", tuple(_cut(k.name, longest) for k in kernels), 0), *columns]
+def _not_empty(columns: Sequence[Column]) -> list[Column]:
+    return [column for column in columns if any(cell != MISSING for cell in column.cells)]
 
 
 def _cut(name: str, longest: int | None) -> str:
@@ -114,12 +125,12 @@ def _limit(kernel: KernelCode) -> str | None:
 
 def _loop(kernels: Sequence[KernelCode]) -> list[Column]:
     return [
-        _in_loop("inst", kernels, 2, lambda loop: str(loop.instructions)),
+        _in_loop("inst", kernels, 5, lambda loop: str(loop.instructions)),
         _column("inst/w", kernels, 1, lambda k: _number(k.instructions_per_weight)),
-        _column("inst/tensor", kernels, 4, lambda k: _number(k.instructions_per_tensor)),
-        _in_loop("loads (bits)", kernels, 3, lambda loop: _widths(loop.global_loads)),
-        _column("KiB/SM", kernels, 5, lambda k: _kib(k.bytes_outstanding)),
-        _column("of weights", kernels, 6, lambda k: _kib(k.weight_bytes_outstanding)),
+        _column("inst/tc", kernels, 2, lambda k: _number(k.instructions_per_tensor)),
+        _in_loop("loads", kernels, 4, lambda loop: _widths(loop.global_loads)),
+        _column("KiB/SM", kernels, 6, lambda k: _kib(k.bytes_outstanding)),
+        _column("w KiB/SM", kernels, 3, lambda k: _kib(k.weight_bytes_outstanding)),
     ]
 
 
@@ -187,18 +198,8 @@ def _widths(counts: dict[str, int]) -> str | None:
 
 
 def _notes(record: CubinRecord) -> list[tuple[str, str]]:
-    notes = [
-        (
-            "inst",
-            "instructions of a trip through the main loop, as they stand: one behind a branch",
-        ),
-        ("inst/w", "those for each weight that a lane multiplies, whatever the rows of x"),
-        ("KiB/SM", "global loads under way at once: of a lane, times the lanes that fit"),
-    ]
-    if not any(kernel.main_loop is not None for kernel in record.kernels):
-        notes = []
-    else:
-        notes[0] = ("inst", notes[0][1] + " counts fully")
+    looping = any(kernel.main_loop is not None for kernel in record.kernels)
+    notes = list(_MEANINGS) if looping else []
     reasons = dict.fromkeys(chain.from_iterable(k.reasons for k in record.kernels))
     for reason in reasons:
         named = [k.name for k in record.kernels if reason in k.reasons]

@@ -28,7 +28,9 @@ def cubin(
     file: Annotated[
         Path | None,
         typer.Argument(
-            help="A .cubin, .o, .so or .cu.", show_default="this installation's own kernels"
+            metavar="[FILE]",
+            help="A .cubin, .o, .so or .cu.",
+            show_default="this installation's own kernels",
         ),
     ] = None,
     device: Annotated[
