@@ -28,7 +28,7 @@ def cubin(
     file: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[FILE]",
+            metavar="FILE",
             help="A .cubin, .o, .so or .cu.",
             show_default="this installation's own kernels",
         ),
