@@ -16,6 +16,7 @@ import typer
 from sllmbench.cli.commands import (
     ab,
     compare,
+    cubin,
     doctor,
     evaluate,
     history,
@@ -77,6 +78,7 @@ app.command()(quantize.quantize)
 app.command()(compare.compare)
 app.command()(ab.ab)
 app.command()(history.history)
+app.command()(cubin.cubin)
 app.command()(machine.machine)
 app.command()(doctor.doctor)
 app.command()(machine.models)

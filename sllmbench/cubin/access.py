@@ -7,7 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from sllmbench.cubin.sass import Instruction
 
@@ -43,8 +43,8 @@ def widths(instructions: Iterable[Instruction]) -> dict[str, int]:
     return {str(bits): counted[bits] for bits in sorted(counted, reverse=True)}
 
 
-def bytes_in_flight(trip: Sequence[Instruction]) -> int:
-    """Bytes of global memory that a lane has asked for and not yet waited for, at the most.
+def bytes_in_flight(trip: Sequence[Instruction], counts: Callable[[Instruction], bool]) -> int:
+    """Bytes that a lane has asked for and not yet waited for, at the most, of loads that count.
 
     Of a loop in its steady state, its trips issued one after the other. A load is under way until
     an instruction waits for its scoreboard, cp.async until its group is waited for. A wait empties
@@ -58,17 +58,16 @@ def bytes_in_flight(trip: Sequence[Instruction]) -> int:
         for instruction in trip:
             for scoreboard in instruction.waits_for:
                 held.pop(scoreboard, None)
+            size = width_bytes(instruction) if counts(instruction) else 0
             if instruction.name == "LDGSTS":
-                uncommitted += width_bytes(instruction)
+                uncommitted += size
             elif instruction.name == "LDGDEPBAR":
                 groups.append(uncommitted)
                 uncommitted = 0
             elif instruction.name == "DEPBAR":
                 groups = groups[len(groups) - _groups_left(instruction, len(groups)) :]
-            elif is_global_load(instruction) and instruction.completes is not None:
-                held[instruction.completes] = held.get(instruction.completes, 0) + width_bytes(
-                    instruction
-                )
+            elif size and instruction.completes is not None:
+                held[instruction.completes] = held.get(instruction.completes, 0) + size
             peak = max(peak, sum(held.values()) + sum(groups) + uncommitted)
     return peak
 

@@ -14,6 +14,9 @@ from sllmbench.cubin.kernel import Kernel, kernel_code
 from sllmbench.errors import InputError
 from sllmbench.record import CubinRecord, KernelCode
 
+_NAMED = 5
+"""Kernels that an error names."""
+
 
 @dataclass(frozen=True)
 class Question:
@@ -78,8 +81,11 @@ def read(dump: tools.Dump, device: Device, question: Question) -> tuple[KernelCo
         if fnmatchcase(names.short(name), question.kernel)
     }
     if not wanted:
-        there = ", ".join(sorted(map(names.short, kernels.values()))) or "none"
-        raise InputError(f"no kernel matches {question.kernel!r}; there is {there}")
+        there = sorted(map(names.short, kernels.values())) or ["none"]
+        more = f" and {len(there) - _NAMED} more" if len(there) > _NAMED else ""
+        raise InputError(
+            f"no kernel matches {question.kernel!r}; there is {', '.join(there[:_NAMED])}{more}"
+        )
     found = [
         kernel_code(
             Kernel(functions[mangled], name, used[mangled]),

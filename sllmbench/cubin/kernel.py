@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sllmbench.cubin.devices import Device
     from sllmbench.cubin.resources import Resources
     from sllmbench.cubin.sass import Function
+    from sllmbench.record import Occupancy
 
 
 class Kernel(NamedTuple):
@@ -67,9 +68,10 @@ def kernel_code(
         weights_source=known.source,
         instructions_per_weight=_per_weight(loop, known.per_trip),
         instructions_per_tensor=_per_tensor(loop),
-        bytes_outstanding=None
-        if loop is None or resident is None
-        else loop.bytes_in_flight * resident.blocks * resident.threads,
+        bytes_outstanding=None if loop is None else _on_all(loop.bytes_in_flight, resident),
+        weight_bytes_outstanding=None
+        if loop is None or not loop.read_once_loads
+        else _on_all(loop.read_once_in_flight, resident),
         emulated=(),
         unknown_opcodes=classes.unknown_opcodes(function.instructions),
         reasons=tuple(reason for reason in reasons if reason is not None),
@@ -88,7 +90,8 @@ def _trip(loop: Loop) -> MainLoop:
         global_loads=access.widths(loads),
         read_once_loads=access.widths(i for i in loads if access.is_read_once(i)),
         shared_loads=access.widths(i for i in trip if i.name in ("LDS", "LDSM")),
-        bytes_in_flight=access.bytes_in_flight(trip),
+        bytes_in_flight=access.bytes_in_flight(trip, access.is_global_load),
+        read_once_in_flight=access.bytes_in_flight(trip, access.is_read_once),
     )
 
 
@@ -96,6 +99,10 @@ def _weights(demangled: str, loop: MainLoop | None, given: float | None) -> weig
     if loop is None:
         return weights.Weights(reason="instructions per weight: the kernel has no loop")
     return weights.of_kernel(demangled, loop, given)
+
+
+def _on_all(bytes_of_lane: int, resident: Occupancy | None) -> int | None:
+    return None if resident is None else bytes_of_lane * resident.blocks * resident.threads
 
 
 def _per_weight(loop: MainLoop | None, per_trip: float | None) -> float | None:

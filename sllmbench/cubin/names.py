@@ -24,14 +24,14 @@ def demangle(mangled: str) -> str:
 
 
 def short(demangled: str) -> str:
-    """Name and template arguments, without result type, namespaces and parameters."""
+    """``decode<Pairs<4,true>,128>``: no result type, namespaces, parameters, nor spaces."""
     name = _without_parameters(demangled.replace("(anonymous namespace)::", ""))
     depth, start = 0, 0
     for i, sign in enumerate(name):
         depth += (sign in "<(") - (sign in ">)")
         if depth == 0 and (sign == " " or name[i : i + 2] == "::"):
             start = i + (1 if sign == " " else 2)
-    return re.sub(r"\b(?:\w+::)+(?=\w)", "", name[start:])
+    return re.sub(r"\b(?:\w+::)+(?=\w)", "", name[start:]).replace(", ", ",")
 
 
 def _without_parameters(name: str) -> str:

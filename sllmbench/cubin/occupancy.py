@@ -58,7 +58,7 @@ def _by_registers(warps: int, registers: int) -> int:
 def _by_shared_memory(device: Device, static_bytes: int) -> int:
     can = device.capability
     of_block = _round_up(static_bytes + can.reserved_bytes, can.shared_unit_bytes)
-    return can.shared_bytes // of_block if of_block else can.blocks
+    return can.shared_bytes // max(of_block, can.shared_unit_bytes)
 
 
 def _round_up(value: int, unit: int) -> int:

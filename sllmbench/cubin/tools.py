@@ -20,6 +20,7 @@ _REMEDIES = {
     "nvcc": "install the CUDA toolkit, or put its bin folder into PATH",
     "cuobjdump": "pip install 'sllmbench[cubin]', or put the CUDA toolkit's bin folder into PATH",
 }
+_NO_CODE = "does not contain device code"
 _REMEDIES["nvdisasm"] = _REMEDIES["cuobjdump"]
 
 
@@ -76,12 +77,16 @@ def compile_source(
 
 
 def architectures(file: Path) -> tuple[str, ...]:
-    """The architectures that a cubin, an object or a library holds machine code for.
+    """The architectures that a cubin, an object or a library holds machine code for; may be none.
 
     Raises:
         InputError: cuobjdump is missing or cannot read the file.
     """
-    listed = re.findall(r"\.(sm_\d+[a-z]?)\.cubin", _cuobjdump("-lelf", file))
+    ended = _cuobjdump("-lelf", file)
+    listed = re.findall(r"\.(sm_\d+[a-z]?)\.cubin", ended.stdout)
+    # A file may hold architectures that this cuobjdump is too new for, behind those it lists.
+    if not listed and _NO_CODE not in ended.stdout + ended.stderr:
+        _said(ended)
     return tuple(sorted(set(listed), key=lambda arch: int(re.sub(r"\D", "", arch))))
 
 
@@ -92,20 +97,26 @@ def dump(file: Path, arch: str) -> Dump:
         InputError: a tool is missing or cannot read the file.
     """
     sass, resources, elf = (
-        _cuobjdump(option, file, arch) for option in ("-sass", "-res-usage", "-elf")
+        _said(_cuobjdump(option, file, arch)) for option in ("-sass", "-res-usage", "-elf")
     )
     return Dump(arch, sass, resources, elf)
 
 
-def _cuobjdump(option: str, file: Path, arch: str | None = None) -> str:
+def _cuobjdump(
+    option: str, file: Path, arch: str | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run cuobjdump, which itself runs nvdisasm."""
     only = [] if arch is None else ["-arch", arch]
     command = [str(find("cuobjdump")), option, *only, str(file)]
-    return _run(command, NVDISASM_PATH=str(find("nvdisasm").parent))
+    return _ended(command, NVDISASM_PATH=str(find("nvdisasm").parent))
 
 
-def _run(command: Sequence[str], **environ: str) -> str:
-    ended = subprocess.run(
+def _run(command: Sequence[str]) -> str:
+    return _said(_ended(command))
+
+
+def _ended(command: Sequence[str], **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         command,
         env={**os.environ, **environ},
         stdin=subprocess.DEVNULL,
@@ -114,8 +125,12 @@ def _run(command: Sequence[str], **environ: str) -> str:
         errors="replace",
         check=False,
     )
+
+
+def _said(ended: subprocess.CompletedProcess[str]) -> str:
     if ended.returncode != 0:
         said = [line for line in (ended.stderr + ended.stdout).splitlines() if line.strip()]
         wrong = next((s for s in said if re.search("error|fatal", s)), said[0] if said else "")
-        raise InputError(f"{Path(command[0]).name} failed (code {ended.returncode}): {wrong}")
+        tool = Path(ended.args[0]).name
+        raise InputError(f"{tool} failed (code {ended.returncode}): {wrong}")
     return ended.stdout

@@ -6,12 +6,21 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sllmbench.cubin.names import short
+
 if TYPE_CHECKING:
     from sllmbench.record import MainLoop
 
-_OURS = re.compile(r"\bsllmbench::cuda::")
-_BITS = re.compile(r"_w([48])a(?:8|16)\b")
-"""Our kernels are named by what they multiply: ``decode_w4a16<…>``."""
+_OURS = "sllmbench::cuda::"
+_BITS = (
+    (re.compile(r"decode<(?:HalfPairs|TensorCores)<4,"), 4),
+    (re.compile(r"decode<(?:HalfPairs|TensorCores)<8,"), 8),
+    (re.compile(r"decode<Dp4a<"), 8),
+    (re.compile(r"multiply_f16<Codes4,"), 4),
+    (re.compile(r"multiply_f16<Codes8,"), 8),
+    (re.compile(r"multiply_i8<"), 8),
+)
+"""Bits of a weight, by the short name of each of our kernels that multiplies."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +28,7 @@ class Weights:
     """Weights of a lane and a trip, their bits and how that is known; or why it is not."""
 
     per_trip: float | None = None
-    bits: float | None = None
+    bits: int | None = None
     source: str | None = None
     reason: str | None = None
 
@@ -32,8 +41,8 @@ def of_kernel(demangled: str, loop: MainLoop, given: float | None) -> Weights:
     """
     if given is not None:
         return Weights(given, source="--weights-per-trip")
-    bits = _BITS.search(demangled)
-    if bits is None or not _OURS.search(demangled):
+    bits = _bits_of_ours(demangled)
+    if bits is None:
         return Weights(
             reason="instructions per weight: known of our own kernels; give --weights-per-trip"
         )
@@ -41,7 +50,14 @@ def of_kernel(demangled: str, loop: MainLoop, given: float | None) -> Weights:
     if read_bits == 0:
         return Weights(reason="instructions per weight: the main loop reads nothing with load_once")
     return Weights(
-        per_trip=read_bits / int(bits[1]),
-        bits=float(bits[1]),
-        source=f"{read_bits // 8} bytes read once a trip, {bits[1]} bits a weight",
+        per_trip=read_bits / bits,
+        bits=bits,
+        source=f"{read_bits // 8} bytes read once a trip, {bits} bits a weight",
     )
+
+
+def _bits_of_ours(demangled: str) -> int | None:
+    if _OURS not in demangled:
+        return None
+    name = short(demangled)
+    return next((bits for pattern, bits in _BITS if pattern.match(name)), None)

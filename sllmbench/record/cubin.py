@@ -48,6 +48,8 @@ class MainLoop(Frozen):
     shared_loads: dict[str, int]
     bytes_in_flight: int
     """Of a lane's global loads asked for and not yet waited for, at the most."""
+    read_once_in_flight: int
+    """The same of those that are not to be kept in L1."""
 
 
 class Emulated(Frozen):
@@ -80,7 +82,7 @@ class KernelCode(Frozen):
     occupancy: Occupancy | None
     loops: int
     main_loop: MainLoop | None
-    weight_bits: float | None
+    weight_bits: int | None
     weights_per_trip: float | None
     """Weights that a lane multiplies in a trip through the main loop, each once, whatever m is."""
     weights_source: str | None
@@ -90,6 +92,8 @@ class KernelCode(Frozen):
     """Other instructions of the main loop for each of its tensor instructions."""
     bytes_outstanding: int | None
     """Of global loads, on one multiprocessor: of a lane, times the lanes that occupancy allows."""
+    weight_bytes_outstanding: int | None
+    """Of those that read weights once; None where no load does."""
     emulated: tuple[Emulated, ...]
     unknown_opcodes: tuple[str, ...]
     reasons: tuple[str, ...]
