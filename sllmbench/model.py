@@ -108,7 +108,7 @@ def load_model(
         A ``transformers`` model in eval mode, ready for ``model(...)`` and ``model.generate(...)``.
 
     Raises:
-        InputError: the model, path or device is unknown, cannot run here or does not fit the others.
+        InputError: a model, path or device that is unknown, cannot run here or fits no other.
     """
     cuda.require(device)
     checkpoint = open_checkpoint(model, progress) if isinstance(model, str) else model

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from sllmbench.paths.cuda import DeviceWeight
     from sllmbench.record import Arithmetic
 
 _FLOATS = {"torch:fp32": "float32", "torch:fp16": "float16", "torch:bf16": "bfloat16"}
@@ -94,14 +95,10 @@ class CudaMatmul(MatmulPath):
         turned = [weight, *(rotated(weight, i) for i in range(1, operands.copies))]
         held = [DeviceWeight(each, self._arithmetic, self._device) for each in turned]
         x = _to_device(operands.x, "float16", self._device)
-        calls = [partial(each.multiply, x, self._dequantize_rows) for each in held]
-        use = calls[0]()[1]
+        calls = [partial(_product, each, x, self._dequantize_rows) for each in held]
+        use = held[0].multiply(x, self._dequantize_rows)[1]
         return replace(
-            _captured(
-                [lambda call=call: call()[0] for call in calls],
-                use,
-                self._device,  # type: ignore[misc]
-            ),
+            _captured(calls, use, self._device),
             weight_bytes=held[0].nbytes,
             values=weight.dequantize(),
         )
@@ -149,6 +146,10 @@ class CudaFloat(MatmulPath):
         )
 
 
+def _product(weight: DeviceWeight, x: torch.Tensor, dequantize_rows: int | None) -> torch.Tensor:
+    return weight.multiply(x, dequantize_rows)[0]
+
+
 def _to_device(array: NDArray[np.float32], dtype: str, device: str) -> torch.Tensor:
     import torch
 
@@ -162,15 +163,16 @@ def _captured(
     import torch
 
     torch.set_grad_enabled(False)
+    cuda: Any = torch.cuda
     turns = -(-_PRODUCTS // len(calls))
-    stream: Any = torch.cuda.Stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):  # what a first call allocates or chooses is not captured
+    stream = cuda.Stream(device)
+    stream.wait_stream(cuda.current_stream(device))
+    with cuda.stream(stream):  # what a first call allocates or chooses is not captured
         for call in calls:
             call()
-    torch.cuda.current_stream(device).wait_stream(stream)
-    graph: Any = torch.cuda.CUDAGraph()
-    with torch.cuda.device(device), torch.cuda.graph(graph):
+    cuda.current_stream(device).wait_stream(stream)
+    graph = cuda.CUDAGraph()
+    with cuda.device(device), cuda.graph(graph):
         for _ in range(turns):
             for call in calls:
                 call()
