@@ -39,6 +39,19 @@ __device__ __forceinline__ void mma_m16n8k8(std::uint32_t (&d)[2], const std::ui
 #endif
 }
 
+// The same with sums in float32: c, d: row g (0, 1) and g + 8 (2, 3), columns 2t, 2t + 1. sm_75.
+__device__ __forceinline__ void mma_m16n8k8(float (&d)[4], const std::uint32_t (&a)[2],
+                                            std::uint32_t b, const float (&c)[4]) {
+#ifdef SLLMBENCH_CUDA_HOST
+    cuda_host::mma_m16n8k8(d, a, b, c);
+#else
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, "
+        "{%7, %8, %9, %10};"
+        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(b), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
+#endif
+}
+
 // A warp's d[8][8] = a[8][16] b[16][8] + c, int8 into int32. Lane 4g + t holds a: row g, columns
 // 4t .. 4t + 3; b: rows 4t .. 4t + 3, column g; c, d: row g, columns 2t, 2t + 1. sm_75.
 __device__ __forceinline__ void mma_m8n8k16(std::int32_t (&d)[2], std::uint32_t a, std::uint32_t b,
