@@ -110,8 +110,12 @@ std::optional<std::string> unavailable() {
 
 void bind_cuda(py::module_& module) {
     py::register_exception<cuda::CudaError>(module, "CudaError", PyExc_RuntimeError);
+#ifdef SLLMBENCH_CUDA_EMULATION
+    module.attr("cuda_toolkit") = "emulated";
+#else
     module.attr("cuda_toolkit") =
         std::to_string(CUDART_VERSION / 1000) + "." + std::to_string(CUDART_VERSION % 1000 / 10);
+#endif
     module.def("cuda_unavailable", &unavailable,
                "Why no device of this machine can be used; None where one can.");
     module.def("cuda_device_count", &cuda::device_count, "Devices that the driver sees.");

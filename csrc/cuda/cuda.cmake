@@ -2,9 +2,26 @@
 set(SLLMBENCH_CUDA "AUTO" CACHE STRING "CUDA kernels: AUTO (if nvcc is found), ON or OFF")
 set_property(CACHE SLLMBENCH_CUDA PROPERTY STRINGS AUTO ON OFF)
 
+set(SLLMBENCH_CUDA_KERNELS
+  csrc/cuda/activations.cu
+  csrc/cuda/decode.cu
+  csrc/cuda/decode_w4a16.cu
+  csrc/cuda/decode_w8a16.cu
+  csrc/cuda/decode_w8a8.cu
+  csrc/cuda/dequantize.cu
+  csrc/cuda/prefill.cu
+  csrc/cuda/prefill_w4a16.cu
+  csrc/cuda/prefill_w8a16.cu
+  csrc/cuda/prefill_w8a8.cu
+  csrc/cuda/rope.cu)
+set(SLLMBENCH_CUDA_HOST_SOURCES csrc/bind_cuda.cpp csrc/cuda/facts.cpp csrc/cuda/select.cpp)
+
 set(SLLMBENCH_CUDA_SOURCES csrc/bind_cuda_absent.cpp)
 set(SLLMBENCH_CUDA_LIBRARIES "")
-if(SLLMBENCH_CUDA STREQUAL "OFF")
+if(SLLMBENCH_CUDA_EMULATION)
+  include(tests/cuda/emulation.cmake)
+  return()
+elseif(SLLMBENCH_CUDA STREQUAL "OFF")
   message(STATUS "CUDA kernels: off")
   return()
 elseif(NOT SLLMBENCH_CUDA MATCHES "^(AUTO|ON)$")
@@ -35,27 +52,14 @@ set(CMAKE_CUDA_EXTENSIONS OFF)
 set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
 set(CMAKE_CUDA_FLAGS_RELEASE "-O3")
 
-add_library(sllmbench_cuda OBJECT
-  csrc/cuda/activations.cu
-  csrc/cuda/decode_w4a16.cu
-  csrc/cuda/decode_w8a16.cu
-  csrc/cuda/decode_w8a8.cu
-  csrc/cuda/dequantize.cu
-  csrc/cuda/prefill_w4a16.cu
-  csrc/cuda/prefill_w8a16.cu
-  csrc/cuda/prefill_w8a8.cu
-  csrc/cuda/rope.cu)
+add_library(sllmbench_cuda OBJECT ${SLLMBENCH_CUDA_KERNELS})
 target_include_directories(sllmbench_cuda PRIVATE csrc)
 target_compile_options(sllmbench_cuda PRIVATE -Xcompiler=-Wall,-Wextra)
 if(SLLMBENCH_WERROR)
   target_compile_options(sllmbench_cuda PRIVATE -Werror=all-warnings)
 endif()
 
-set(SLLMBENCH_CUDA_SOURCES
-  csrc/bind_cuda.cpp
-  csrc/cuda/facts.cpp
-  csrc/cuda/select.cpp
-  $<TARGET_OBJECTS:sllmbench_cuda>)
+set(SLLMBENCH_CUDA_SOURCES ${SLLMBENCH_CUDA_HOST_SOURCES} $<TARGET_OBJECTS:sllmbench_cuda>)
 # Static: the extension then loads on a machine without CUDA, and does not care which torch has.
 set(SLLMBENCH_CUDA_LIBRARIES CUDA::cudart_static)
 list(JOIN CMAKE_CUDA_ARCHITECTURES " " SLLMBENCH_CUDA_NAMES)

@@ -2,13 +2,6 @@
 #include "cuda/matmul.h"
 
 namespace sllmbench::cuda {
-namespace {
-
-// Up to here a product is bound by the weight's bytes, and a warp's own sums beat tiles of mma.
-constexpr std::int64_t kDecodeRows = 8;
-
-}  // namespace
-
 Choice select(const Product& product, const Device& device) {
     const int bits = product.weight.bits;
     const bool int8 = product.activations == Activations::int8;
@@ -18,10 +11,9 @@ Choice select(const Product& product, const Device& device) {
                 "4-bit weights are multiplied by fp16 activations on a GPU; take exact arithmetic"};
     const Kernel& decode = bits == 4 ? kDecodeW4A16 : int8 ? kDecodeW8A8 : kDecodeW8A16;
     const Kernel& prefill = bits == 4 ? kPrefillW4A16 : int8 ? kPrefillW8A8 : kPrefillW8A16;
-    // A decode kernel that refuses (a group of 16, say) leaves the product to the other family,
-    // whose reason is then the one to tell.
-    if (product.m <= kDecodeRows && decode.refusal(product, device) == nullptr)
-        return {&decode, nullptr};
+    // A decode kernel refuses more rows than it is faster with; the reason to tell is then that of
+    // the kernels for any number.
+    if (decode.refusal(product, device) == nullptr) return {&decode, nullptr};
     if (const char* const reason = prefill.refusal(product, device)) return {nullptr, reason};
     return {&prefill, nullptr};
 }

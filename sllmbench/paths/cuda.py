@@ -31,6 +31,7 @@ From 512 rows on the expansion is less than the product, which cuBLAS does close
 ``benchmarks/on_gpu.py`` times both, whose table is to replace this reckoning.
 """
 _GROUPS = (32, 64, 128)
+_DECODE_ROWS = 8  # the most of a kernel that needs no tensor cores
 _LANE_ROWS, _TILE_ROWS = 8, 16  # as csrc/cuda/layouts.h
 
 
@@ -99,10 +100,13 @@ class DeviceWeight:
             InputError: activations that no kernel takes.
         """
         self._check(x)
-        m = x.shape[0]
-        device = cuda.facts(x.device.index)
+        m, exact = x.shape[0], self._arithmetic == "exact"
+        device = cuda.facts(x.device.index or 0)
         isa = f"sm_{device.sm}"
-        exact = self._arithmetic == "exact"
+        if not device.has_tensor_cores and m > _DECODE_ROWS:
+            if not exact:
+                return self._in_slices(x)
+            dequantize_rows = 0
         if exact and dequantize_rows is not None and m >= dequantize_rows:
             use = KernelUse("dequantize + torch.mm", isa, "float16", self._format)
             return torch.mm(x, self.dequantize().T), use
@@ -118,11 +122,16 @@ class DeviceWeight:
             stride_x=x.stride(0),
             y=y.data_ptr(),
             workspace=0 if workspace is None else workspace.data_ptr(),
-            stream=torch.cuda.current_stream(x.device).cuda_stream,
+            stream=_stream(x.device),
             arithmetic=self._arithmetic,
         )
         # On the stream that it is used on, so torch may give the workspace away as it is freed.
         return y, KernelUse(kernel, isa, "float16" if exact else "int8", self._format)
+
+    def _in_slices(self, x: torch.Tensor) -> tuple[torch.Tensor, KernelUse]:
+        """int8 on GTX 16: only the kernels for few rows do without tensor cores."""
+        parts = [self.multiply(rows, None) for rows in x.split(_DECODE_ROWS)]
+        return torch.cat([part for part, _ in parts]), parts[0][1]
 
     def dequantize(self) -> torch.Tensor:
         """Queue the weight as fp16 [n, k], its columns in the activations' order."""
@@ -130,9 +139,9 @@ class DeviceWeight:
         out = torch.empty(self.n, self.k, dtype=torch.float16, device=where)
         _native.cuda_dequantize(
             self._address,
-            cuda.facts(where.index),
+            cuda.facts(where.index or 0),
             out=out.data_ptr(),
-            stream=torch.cuda.current_stream(where).cuda_stream,
+            stream=_stream(where),
         )
         return out
 
@@ -252,6 +261,11 @@ def _codes(weight: QuantTensor) -> NDArray[np.uint8] | NDArray[np.int8]:
         return weight.codes
     shift = np.uint8(8 - weight.format.zero if weight.format.zero else 0)
     return pack_nibbles(weight.codes.view(np.uint8) + shift)
+
+
+def _stream(where: torch.device) -> int:
+    """The queue that torch works in there; the tests' emulated device has none."""
+    return 0 if where.type == "cpu" else int(torch.cuda.current_stream(where).cuda_stream)
 
 
 def _copy(array: NDArray[np.generic], device: torch.device | str) -> torch.Tensor:
