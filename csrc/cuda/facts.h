@@ -30,7 +30,7 @@ DeviceFacts device_facts(int index);
 
 // GTX 16 cards and the small chips of notebooks and workstations (TU116, TU117) run tensor
 // instructions of sm_75 on their ordinary units. CUDA has no attribute that tells, so their names
-// do; Turing's list is closed.
+// do. A name that is missing costs speed, not results.
 bool has_tensor_cores(int sm, const std::string& name);
 
 // Makes a device current for a call, and the former one again.

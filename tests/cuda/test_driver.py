@@ -79,8 +79,8 @@ def test_a_device_of_such_a_driver_is_refused_with_the_same_line(driver: Path) -
 
 COMMANDS = (
     ["kernel", "--device", "cuda"],
-    ["run", "random:smollm2-135m", "--device", "cuda", "--no-quality"],
-    ["run", "random:smollm2-135m", "--device", "cuda:1", "--paths", "int4-g128"],
+    ["run", "random:qwen2.5-0.5b", "--device", "cuda", "--no-quality"],
+    ["run", "random:qwen2.5-0.5b", "--device", "cuda:1", "--paths", "int4-g128"],
 )
 
 
