@@ -149,6 +149,7 @@ void bind_cuda(py::module_& module) {
     module.def("cuda_dequantize", &dequantize, py::arg("weight"), py::arg("device"), py::kw_only(),
                py::arg("out"), py::arg("stream"),
                "Queue fp16 out [n, k] = w, its columns in x's order.");
+    bind_cuda_rope(module);
 }
 
 }  // namespace sllmbench

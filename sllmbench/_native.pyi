@@ -144,6 +144,32 @@ def cuda_matmul(
     arithmetic: Arithmetic,
 ) -> str: ...
 def cuda_dequantize(weight: CudaWeight, device: CudaDevice, *, out: int, stream: int) -> None: ...
+def cuda_rope_append(
+    *,
+    device: int,
+    stream: int,
+    tokens: int,
+    query_heads: int,
+    kv_heads: int,
+    dim: int,
+    value_dim: int,
+    q: int,
+    k: int,
+    v: int,
+    stride_q: int,
+    stride_k: int,
+    stride_v: int,
+    cos: int,
+    sin: int,
+    table_positions: int,
+    table_pairs: int,
+    pairs: int,
+    positions: int,
+    slots: int,
+    k_cache: int,
+    v_cache: int,
+    capacity: int,
+) -> None: ...
 def compiled_isas() -> list[str]: ...
 def supported_isas() -> list[str]: ...
 def isa_unsupported_reason(isa: str) -> str | None: ...

@@ -14,7 +14,8 @@ set(SLLMBENCH_CUDA_KERNELS
   csrc/cuda/prefill_w8a16.cu
   csrc/cuda/prefill_w8a8.cu
   csrc/cuda/rope.cu)
-set(SLLMBENCH_CUDA_HOST_SOURCES csrc/bind_cuda.cpp csrc/cuda/facts.cpp csrc/cuda/select.cpp)
+set(SLLMBENCH_CUDA_HOST_SOURCES
+  csrc/bind_cuda.cpp csrc/bind_cuda_rope.cpp csrc/cuda/facts.cpp csrc/cuda/select.cpp)
 
 set(SLLMBENCH_CUDA_SOURCES csrc/bind_cuda_absent.cpp)
 set(SLLMBENCH_CUDA_LIBRARIES "")

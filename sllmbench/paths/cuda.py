@@ -122,7 +122,7 @@ class DeviceWeight:
             stride_x=x.stride(0),
             y=y.data_ptr(),
             workspace=0 if workspace is None else workspace.data_ptr(),
-            stream=_stream(x.device),
+            stream=stream_of(x.device),
             arithmetic=self._arithmetic,
         )
         # On the stream that it is used on, so torch may give the workspace away as it is freed.
@@ -141,7 +141,7 @@ class DeviceWeight:
             self._address,
             cuda.facts(where.index or 0),
             out=out.data_ptr(),
-            stream=_stream(where),
+            stream=stream_of(where),
         )
         return out
 
@@ -263,7 +263,7 @@ def _codes(weight: QuantTensor) -> NDArray[np.uint8] | NDArray[np.int8]:
     return pack_nibbles(weight.codes.view(np.uint8) + shift)
 
 
-def _stream(where: torch.device) -> int:
+def stream_of(where: torch.device) -> int:
     """The queue that torch works in there; the tests' emulated device has none."""
     return 0 if where.type == "cpu" else int(torch.cuda.current_stream(where).cuda_stream)
 
