@@ -84,8 +84,7 @@ cudaError_t gather_fp16(const Product& product, __half* padded, cudaStream_t str
 cudaError_t gather_int8(const Product& product, std::int8_t* padded, float* row_scales,
                         cudaStream_t stream) {
     return launch(&gather_int8_kernel, dim3(static_cast<unsigned>(product.m)), dim3(kThreads),
-                  stream, source_of(product), reinterpret_cast<std::uint32_t*>(padded),
-                  row_scales);
+                  stream, source_of(product), reinterpret_cast<std::uint32_t*>(padded), row_scales);
 }
 
 }  // namespace sllmbench::cuda

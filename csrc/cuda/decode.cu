@@ -1,6 +1,6 @@
-#include "cuda/decode.h"
-
 #include <algorithm>
+
+#include "cuda/decode.h"
 
 namespace sllmbench::cuda {
 namespace {
@@ -53,10 +53,12 @@ Plan plan(const Product& product, const Device& device) {
         p.end = divide_up(start + bytes, kAlignment) * kAlignment;
         return start;
     };
-    if (p.gather) take(product.m * p.padded_k * static_cast<std::int64_t>(int8 ? 1 : sizeof(__half)));
+    if (p.gather)
+        take(product.m * p.padded_k * static_cast<std::int64_t>(int8 ? 1 : sizeof(__half)));
     if (int8) p.row_scales = take(product.m * static_cast<std::int64_t>(sizeof(float)));
     if (p.splits > 1)
-        p.partials = take(p.splits * product.m * weight.n * static_cast<std::int64_t>(sizeof(float)));
+        p.partials =
+            take(p.splits * product.m * weight.n * static_cast<std::int64_t>(sizeof(float)));
     return p;
 }
 
@@ -75,9 +77,11 @@ const char* decode_refusal(const Product& product, const Device& device, int bit
                    : "this decode kernel multiplies int8 activations only";
     if (product.m < 1 || product.m > kDecodeRows)
         return "decode kernels multiply 1 to 8 rows of x; take a prefill kernel for more";
-    if (bits == 8 && weight.zeros) return "8-bit weights with zero points: no kernel multiplies them";
+    if (bits == 8 && weight.zeros)
+        return "8-bit weights with zero points: no kernel multiplies them";
     if (weight.group < weight.k && weight.group != 32 && weight.group != 64 && weight.group != 128)
-        return "decode kernels have groups of 32, 64, 128 or a whole row; quantise with one of them";
+        return "decode kernels have groups of 32, 64, 128 or a whole row; quantise with one of "
+               "them";
     return nullptr;
 }
 
@@ -102,6 +106,7 @@ cudaError_t launch_decode(DecodeEntry entry, const Product& product, const Devic
     operands.k = static_cast<int>(weight.k);
     operands.tiles_along_k = static_cast<int>(tiles_along_k(weight.bits, weight.k));
     operands.groups = static_cast<int>(divide_up(weight.k, weight.group));
+    operands.split_spans = static_cast<int>(divide_up(divide_up(weight.k, kDecodeSpan), p.splits));
     operands.scale_step = operands.groups == 1 ? 0 : kTileRows;
 
     cudaError_t status = cudaSuccess;
@@ -111,8 +116,8 @@ cudaError_t launch_decode(DecodeEntry entry, const Product& product, const Devic
         if (product.activations == Activations::int8) {
             auto* const row_scales = reinterpret_cast<float*>(workspace + p.row_scales);
             operands.row_scales = row_scales;
-            status = gather_int8(product, reinterpret_cast<std::int8_t*>(workspace), row_scales,
-                                 stream);
+            status =
+                gather_int8(product, reinterpret_cast<std::int8_t*>(workspace), row_scales, stream);
         } else {
             status = gather_fp16(product, reinterpret_cast<__half*>(workspace), stream);
         }

@@ -2,20 +2,21 @@
 //
 //   grid.x: a row block    grid.y: a split of k    a row block's tiles, one after the other:
 //
-//     | span 0 | span 1 | ... | span 7 | span 8 | ... | rest |     a span: 128 k, a rest: less
-//       warp 0   warp 1         warp 7   warp 0   ...              (one split)
+//     | span 0 | span 1 | ... | span 7 | span 8 | ... | rest |     a span: 128 k; the rest: less
+//       warp 0   warp 1         warp 7   warp 0   ...
 //
 // A warp streams its spans with one 128-bit load a lane and tile, all loads of a span under way
 // before the first is used, and sums on its own; at the end the warps' sums meet in shared memory.
 // What multiplying means is the `Arithmetic`: tensor cores, fp16 pairs or dp4a. It has
 //
 //   kBits, kTokens (rows of x, at least m), kUnit (of its codes, which the sums are multiplied by)
-//   Zero, zero(point)                what to subtract from a group's codes
-//   kBlocks                          of a multiprocessor that its registers must suffice for
+//   Zero, kSymmetric, zero(point)    what to subtract from a group's codes
+//   kBlocks, kUnroll                 of a multiprocessor that its registers must suffice for, with
+//                                    so many spans in one turn of the loop
 //   multiply(codes, zeros, tile)     a tile, counted from where x is, into the sums of the group
 //   advance(tiles)                   x
 //   close_group(scales)              those times the scale into the float32 totals
-//   write(totals)                    the totals of the warp, [kTokens][kTotalsStride]
+//   write(lane, totals)              the totals of the warp, [kTokens][kTotalsStride]
 #pragma once
 
 #include <climits>
@@ -55,11 +56,10 @@ struct WeightStream {
     static constexpr int kTilesInSpan = kDecodeSpan / kTileLength;
     static constexpr int kGroupsInSpan = kDecodeSpan / kGroup;
 
-    __device__ WeightStream(const DecodeOperands& p, int lane)
-        // A tile of 64 k has two groups of 32.
-        : half_(lane % 4 * (kTileLength / 4) / kGroup), scale_step_(p.scale_step) {
+    __device__ WeightStream(const DecodeOperands& p, int lane) : scale_step_(p.scale_step) {
         const std::int64_t block = blockIdx.x;
-        const std::int64_t scale = (block * p.groups + half_) * kTileRows + lane / 4;
+        const std::int64_t scale =
+            block * p.groups * kTileRows + half_of(lane) * kTileRows + lane / 4;
         tiles_ = p.tiles + block * p.tiles_along_k * 32 + lane;
         scales_ = p.scales + scale;
         zeros_ = p.zeros + scale;
@@ -78,19 +78,26 @@ struct WeightStream {
 
     // Of a tile's group; of the last one where the tile has none: it may be half empty.
     __device__ GroupConstants<Arithmetic> constants(int tile, int last_group) const {
-        const int place = min(tile * kTileLength / kGroup, last_group - half_) * kTileRows;
+        const int place =
+            min(tile * kTileLength / kGroup, last_group - half_of(threadIdx.x)) * kTileRows;
         GroupConstants<Arithmetic> constants;
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
             constants.scale[i] = __half2float(scales_[place + 8 * i]);
-            constants.zero[i] = Arithmetic::zero(Arithmetic::kZeros ? zeros_[place + 8 * i]
-                                                                    : Arithmetic::kSymmetricZero);
+            if constexpr (Arithmetic::kZeros)
+                constants.zero[i] = Arithmetic::zero(zeros_[place + 8 * i]);
+            else
+                constants.zero[i] = Arithmetic::kSymmetric;
         }
         return constants;
     }
 
-   private:
-    int half_, scale_step_;
+ private:
+    // A tile of 64 k has two groups of 32. Worked out again where it is needed: it would be the one
+    // value too many for the registers.
+    static __device__ int half_of(int lane) { return lane % 4 * (kTileLength / 4) / kGroup; }
+
+    int scale_step_;
     const uint4* tiles_;
     const __half* scales_;
     const std::uint8_t* zeros_;
@@ -127,24 +134,24 @@ __global__ void __launch_bounds__(32 * kDecodeWarps, Arithmetic::kBlocks)
 
     Stream weight(p, lane);
     Arithmetic sums(p, lane);
-    const int whole_spans = p.k / kDecodeSpan, step = gridDim.y * kDecodeWarps;
-    int span = blockIdx.y * kDecodeWarps + warp;
+    const int whole_spans = p.k / kDecodeSpan;
+    const int begin = blockIdx.y * p.split_spans, end = begin + p.split_spans;
+    int span = begin + warp;
     weight.advance(span);
     sums.advance(span * Stream::kTilesInSpan);
-#pragma unroll 1
-    for (; span < whole_spans; span += step) {
+#pragma unroll(Arithmetic::kUnroll)
+    for (; span < min(end, whole_spans); span += kDecodeWarps) {
         multiply_tiles<Stream::kTilesInSpan>(sums, weight, 0, INT_MAX);
-        weight.advance(step);
-        sums.advance(step * Stream::kTilesInSpan);
+        weight.advance(kDecodeWarps);
+        sums.advance(kDecodeWarps * Stream::kTilesInSpan);
     }
-    if (span == whole_spans) {  // the rest of k is this warp's next turn
+    if (span == whole_spans && span < end) {  // the rest of k is this warp's next turn
         const int rest = p.tiles_along_k - span * Stream::kTilesInSpan;
         const int last_group = p.groups - 1 - span * Stream::kGroupsInSpan;
 #pragma unroll 1
-        for (int tile = 0; tile < rest; ++tile)
-            multiply_tiles<1>(sums, weight, tile, last_group);
+        for (int tile = 0; tile < rest; ++tile) multiply_tiles<1>(sums, weight, tile, last_group);
     }
-    sums.write(totals[warp]);
+    sums.write(lane, totals[warp]);
     __syncthreads();
 
     const int row = threadIdx.x % kTileRows, token = threadIdx.x / kTileRows;

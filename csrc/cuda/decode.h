@@ -6,9 +6,9 @@
 
 namespace sllmbench::cuda {
 
-inline constexpr int kDecodeWarps = 8;     // of a block; each takes every eighth span of the split
-inline constexpr int kDecodeSpan = 128;    // k that a warp multiplies in one go
-inline constexpr int kDecodeRows = 8;      // of x, at most
+inline constexpr int kDecodeWarps = 8;   // of a block; each takes every eighth span
+inline constexpr int kDecodeSpan = 128;  // k that a warp multiplies in one go
+inline constexpr int kDecodeRows = 8;    // of x, at most
 
 // A kernel's parameters.
 struct DecodeOperands {
@@ -21,7 +21,8 @@ struct DecodeOperands {
     float* partials;  // [splits][m][n], to be summed into y; null where there is one split
     std::int64_t stride_x, n;
     int m, k, tiles_along_k, groups;
-    int scale_step;  // from one group's scales to the next: 16, or 0 where a row has one scale
+    int split_spans;  // of a split; the rest of k counts as one
+    int scale_step;   // from one group's scales to the next: 16, or 0 where a row has one scale
 };
 using DecodeEntry = void (*)(DecodeOperands);
 

@@ -5,21 +5,19 @@
 // product can overflow. What would be smaller than fp16's normal numbers is off by at most 2^-25.
 #pragma once
 
-#include <cstring>
-
 #include "cuda/decode.cuh"
 
 namespace sllmbench::cuda {
 
 __device__ __forceinline__ __half2 as_half2(std::uint32_t word) {
     __half2 pair;
-    memcpy(&pair, &word, sizeof pair);
+    __builtin_memcpy(&pair, &word, sizeof pair);
     return pair;
 }
 __device__ __forceinline__ std::uint32_t subtract(std::uint32_t a, std::uint32_t b) {
     const __half2 difference = __hsub2(as_half2(a), as_half2(b));
     std::uint32_t word;
-    memcpy(&word, &difference, sizeof word);
+    __builtin_memcpy(&word, &difference, sizeof word);
     return word;
 }
 
@@ -32,13 +30,13 @@ template <>
 struct Codes<4> {
     static constexpr int kPairs = 8;  // of two k, in each of a lane's two rows of a tile
     static constexpr float kUnit = 16;
-    static constexpr std::uint32_t kSymmetricZero = 8;
     struct Zero {
         std::uint32_t lower, upper;  // 64 + zero / 16; 4 + zero / 16
     };
-    static __device__ __forceinline__ Zero zero(std::uint32_t point) {  // below 64
-        const std::uint32_t both = point * 0x00010001;
-        return {both | 0x54005400, both << 4 | 0x44004400};
+    static constexpr Zero kSymmetric{0x54085408, 0x44804480};
+    static __device__ __forceinline__ Zero zero(std::uint32_t point) {
+        const std::uint32_t lower = __byte_perm(point, 0x54, 0x4040);
+        return {lower, subtract(lower, 0x53805380)};  // 60
     }
     static __device__ __forceinline__ void unpack(std::uint32_t word, const Zero& zero,
                                                   std::uint32_t* pairs) {
@@ -56,11 +54,8 @@ template <>
 struct Codes<8> {
     static constexpr int kPairs = 4;
     static constexpr float kUnit = 128;
-    static constexpr std::uint32_t kSymmetricZero = 128;  // the signs flipped
-    using Zero = std::uint32_t;                           // 8 + zero / 128
-    static __device__ __forceinline__ Zero zero(std::uint32_t point) {
-        return point * 0x00010001 | 0x48004800;
-    }
+    using Zero = std::uint32_t;                     // 8 + zero / 128
+    static constexpr Zero kSymmetric = 0x48804880;  // 128, because the signs are flipped
     static __device__ __forceinline__ void unpack(std::uint32_t word, Zero zero,
                                                   std::uint32_t* pairs) {
         const std::uint32_t unsigned_codes = word ^ 0x80808080;
@@ -106,10 +101,10 @@ struct TensorCores : Codes<bits> {
     static constexpr bool kZeros = zeros;
     static constexpr int kTokensAtOnce = two_groups ? 4 : 8;
     static constexpr int kTokens = mmas * kTokensAtOnce;
-    static constexpr int kBlocks = 4;
+    static constexpr int kBlocks = two_groups ? 2 : 4, kUnroll = 2;
     using typename Codes<bits>::Zero;
 
-    __device__ TensorCores(const DecodeOperands& p, int lane) : lane_(lane) {
+    __device__ TensorCores(const DecodeOperands& p, int lane) {
         const int column = lane / 4, quarter = lane % 4;
         has_k_ = !two_groups || column / 4 == quarter / 2;
         for (int i = 0; i < mmas; ++i) {
@@ -148,8 +143,8 @@ struct TensorCores : Codes<bits> {
             }
     }
 
-    __device__ void write(float (*totals)[kTotalsStride]) const {
-        const int row = lane_ / 4, column = 2 * (lane_ % 4);
+    __device__ void write(int lane, float (*totals)[kTotalsStride]) const {
+        const int row = lane / 4, column = 2 * (lane % 4);
         for (int i = 0; i < mmas; ++i)
             for (int j = 0; j < 4; ++j) {
                 float total = totals_[i][j];
@@ -159,26 +154,26 @@ struct TensorCores : Codes<bits> {
             }
     }
 
-   private:
+ private:
     static constexpr int kPairs = Codes<bits>::kPairs, kWords = kPairs / 4;
     const uint4* x_[mmas];
-    int lane_;
     bool has_k_;
     float sums_[mmas][4] = {}, totals_[mmas][4] = {};
 };
 
-// Without tensor cores: fp16 pairs. A sum of fp16 has 16 products at most before it is closed (128 k
-// in four lanes, two sums each), each of at most |x|, so it rounds at most 16 times, by 2^-11 of what
-// it then is.
+// Without tensor cores: fp16 pairs. A sum of fp16 has 16 products at most before it is closed (128
+// k in four lanes, two sums each), each of at most |x|, so it rounds at most 16 times, by 2^-11 of
+// what it then is.
 template <int bits, bool zeros, int tokens>
 struct HalfPairs : Codes<bits> {
     static constexpr int kBits = bits;
     static constexpr bool kZeros = zeros;
     static constexpr int kTokens = tokens;
-    static constexpr int kBlocks = tokens > 4 ? 2 : 4;
+    static constexpr int kBlocks = tokens > 4 ? 2 : tokens > 2 ? 3 : 4;
+    static constexpr int kUnroll = tokens > 4 ? 1 : 2;
     using typename Codes<bits>::Zero;
 
-    __device__ HalfPairs(const DecodeOperands& p, int lane) : lane_(lane) {
+    __device__ HalfPairs(const DecodeOperands& p, int lane) {
         x_ = static_cast<const uint4*>(p.x) + lane % 4 * kWords;
         for (int token = 0; token < tokens; ++token)
             row_[token] = min(token, p.m - 1) * static_cast<int>(p.stride_x / 8);
@@ -195,8 +190,8 @@ struct HalfPairs : Codes<bits> {
             for (int pair = 0; pair < kPairs; ++pair)
 #pragma unroll
                 for (int r = 0; r < 2; ++r)
-                    sums_[r][token] = __hfma2(as_half2(weights[r][pair]), as_half2(x[pair]),
-                                              sums_[r][token]);
+                    sums_[r][token] =
+                        __hfma2(as_half2(weights[r][pair]), as_half2(x[pair]), sums_[r][token]);
         }
     }
 
@@ -213,14 +208,14 @@ struct HalfPairs : Codes<bits> {
             }
     }
 
-    __device__ void write(float (*totals)[kTotalsStride]) const {
-        write_rows<tokens>(totals_, lane_, totals);
+    __device__ void write(int lane, float (*totals)[kTotalsStride]) const {
+        write_rows(totals_, lane, totals);
     }
 
-   private:
+ private:
     static constexpr int kPairs = Codes<bits>::kPairs, kWords = kPairs / 4;
     const uint4* x_;
-    int lane_, row_[tokens];
+    int row_[tokens];
     __half2 sums_[2][tokens] = {};
     float totals_[2][tokens] = {};
 };

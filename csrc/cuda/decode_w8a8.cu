@@ -8,14 +8,13 @@ template <int tokens>
 struct Dp4a {
     static constexpr int kBits = 8;
     static constexpr bool kZeros = false;
-    static constexpr std::uint32_t kSymmetricZero = 0;
     static constexpr int kTokens = tokens;
-    static constexpr int kBlocks = tokens > 4 ? 2 : 4;
+    static constexpr int kBlocks = tokens > 4 ? 2 : 4, kUnroll = tokens > 4 ? 1 : 2;
     static constexpr float kUnit = 1;
     struct Zero {};
-    static __device__ Zero zero(std::uint32_t) { return {}; }
+    static constexpr Zero kSymmetric{};
 
-    __device__ Dp4a(const DecodeOperands& p, int lane) : lane_(lane) {
+    __device__ Dp4a(const DecodeOperands& p, int lane) {
         x_ = static_cast<const uint2*>(p.x) + lane % 4;
         for (int token = 0; token < tokens; ++token)
             row_[token] = min(token, p.m - 1) * static_cast<int>(p.stride_x / 8);
@@ -43,17 +42,17 @@ struct Dp4a {
             }
     }
 
-    __device__ void write(float (*totals)[kTotalsStride]) const {
-        write_rows<tokens>(totals_, lane_, totals);
+    __device__ void write(int lane, float (*totals)[kTotalsStride]) const {
+        write_rows(totals_, lane, totals);
     }
 
-   private:
+ private:
     static __device__ int dot(std::uint32_t a, std::uint32_t b, int c) {
         return __dp4a(static_cast<int>(a), static_cast<int>(b), c);
     }
 
     const uint2* x_;
-    int lane_, row_[tokens];
+    int row_[tokens];
     int sums_[2][tokens] = {};
     float totals_[2][tokens] = {};
 };
