@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "bind.h"
+#include "bind_arrays.h"
 #include "cpu/isa.h"
 #include "cpu/matmul.h"
 #include "cpu/openmp.h"
@@ -21,50 +22,6 @@ namespace py = pybind11;
 
 namespace sllmbench {
 namespace {
-
-// NumPy's float16, of which C++20 knows nothing.
-struct Half {
-    std::uint16_t bits;
-};
-
-}  // namespace
-}  // namespace sllmbench
-
-template <>
-struct pybind11::detail::npy_format_descriptor<sllmbench::Half> {
-    static constexpr int kFloat16 = 23;  // NPY_HALF
-    static pybind11::dtype dtype() { return pybind11::dtype(kFloat16); }
-};
-
-namespace sllmbench {
-namespace {
-
-std::string describe(const py::array& array) {
-    std::string shape;
-    for (py::ssize_t i = 0; i < array.ndim(); ++i)
-        shape += (i ? ", " : "") + std::to_string(array.shape(i));
-    return py::str(array.dtype()).cast<std::string>() + " [" + shape + "]" +
-           ((array.flags() & py::array::c_style) ? "" : ", not C-contiguous");
-}
-
-// Nothing is converted silently: a copy of the activations would be part of what is measured.
-template <class T>
-bool is_array(const py::array& array, std::initializer_list<std::int64_t> shape) {
-    return py::isinstance<py::array_t<T, py::array::c_style>>(array) &&
-           array.ndim() == static_cast<py::ssize_t>(shape.size()) &&
-           std::equal(shape.begin(), shape.end(), array.shape());
-}
-
-template <class T>
-void check_array(const char* what, const char* dtype, const py::array& array,
-                 std::initializer_list<std::int64_t> shape) {
-    if (is_array<T>(array, shape)) return;
-    std::string wanted;
-    for (const std::int64_t extent : shape)
-        wanted += (wanted.empty() ? "" : ", ") + std::to_string(extent);
-    throw py::value_error(std::string(what) + " must be a C-contiguous " + dtype + " [" + wanted +
-                          "], not " + describe(array));
-}
 
 constexpr const char* kOffsetNames[] = {"symmetric", "zero_point", "minimum"};
 

@@ -6,4 +6,6 @@ PYBIND11_MODULE(_native, module) {
     sllmbench::bind_probes(module);
     sllmbench::bind_energy(module);
     sllmbench::bind_quantize(module);
+    sllmbench::bind_cuda_pack(module);
+    sllmbench::bind_cuda(module);
 }

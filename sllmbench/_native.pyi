@@ -74,6 +74,102 @@ def search_blocks(
     group_size: int,
     factor_max: int = 0,
 ) -> None: ...
+def pack_cuda(
+    codes: NDArray[Any],
+    scales: NDArray[np.float16],
+    zeros: NDArray[Any] | None,
+    *,
+    n: int,
+    k: int,
+    bits: int,
+    group: int,
+) -> tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[np.uint8] | None]: ...
+
+cuda_toolkit: str | None
+"""The toolkit that this build's kernels are compiled by; None without, and without all below."""
+
+class CudaError(RuntimeError):
+    """What the CUDA runtime says, in one line."""
+
+class CudaDevice:
+    """What launches must know of a device."""
+
+    def __init__(self, index: int) -> None: ...
+    @property
+    def index(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def sm(self) -> int: ...
+    @property
+    def has_tensor_cores(self) -> bool: ...
+    @property
+    def multiprocessors(self) -> int: ...
+    @property
+    def l2_bytes(self) -> int: ...
+    @property
+    def memory_bytes(self) -> int: ...
+
+class CudaWeight:
+    """Where a weight from pack_cuda lies in a device's memory; 0: absent."""
+
+    def __init__(
+        self,
+        *,
+        bits: int,
+        n: int,
+        k: int,
+        group: int,
+        tiles: int,
+        scales: int,
+        zeros: int = 0,
+        order: int = 0,
+    ) -> None: ...
+
+def cuda_unavailable() -> str | None: ...
+def cuda_device_count() -> int: ...
+def cuda_plan(
+    weight: CudaWeight, device: CudaDevice, *, m: int, arithmetic: Arithmetic
+) -> tuple[str, int]: ...
+def cuda_matmul(
+    weight: CudaWeight,
+    device: CudaDevice,
+    *,
+    m: int,
+    x: int,
+    stride_x: int,
+    y: int,
+    workspace: int,
+    stream: int,
+    arithmetic: Arithmetic,
+) -> str: ...
+def cuda_dequantize(weight: CudaWeight, device: CudaDevice, *, out: int, stream: int) -> None: ...
+def cuda_rope_append(
+    *,
+    device: int,
+    stream: int,
+    tokens: int,
+    query_heads: int,
+    kv_heads: int,
+    dim: int,
+    value_dim: int,
+    q: int,
+    k: int,
+    v: int,
+    stride_q: int,
+    stride_k: int,
+    stride_v: int,
+    cos: int,
+    sin: int,
+    table_positions: int,
+    table_pairs: int,
+    pairs: int,
+    positions: int,
+    slots: int,
+    k_cache: int,
+    v_cache: int,
+    capacity: int,
+) -> None: ...
 def compiled_isas() -> list[str]: ...
 def supported_isas() -> list[str]: ...
 def isa_unsupported_reason(isa: str) -> str | None: ...

@@ -15,7 +15,9 @@ from sllmbench import _native, paths
 from sllmbench.checkpoints import open_checkpoint
 from sllmbench.checkpoints.base import Progress, silent
 from sllmbench.errors import InputError
+from sllmbench.hardware import cuda
 from sllmbench.paths import Arithmetic, KernelUse, Path, PathLinear
+from sllmbench.paths.cuda import CudaLinear
 from sllmbench.paths.native import NativeLinear
 from sllmbench.paths.torch_float import TorchFloatPath, TorchLinear, float_tensor
 
@@ -65,7 +67,9 @@ class ModelFacts:
 class TiedEmbedding(nn.Module):
     """An embedding that looks its rows up in the quantised output layer it is tied to."""
 
-    def __init__(self, head: NativeLinear, like: nn.Embedding, float_type: torch.dtype) -> None:
+    def __init__(
+        self, head: NativeLinear | CudaLinear, like: nn.Embedding, float_type: torch.dtype
+    ) -> None:
         """Share ``head``'s weight; ``like`` is the embedding that this one replaces."""
         super().__init__()
         self._head = [head]  # in a list: the model registers the module once, as its lm_head
@@ -83,7 +87,8 @@ def load_model(
     model: str | Checkpoint,
     path: str = "fp32",
     *,
-    arithmetic: Arithmetic = "int8",
+    arithmetic: Arithmetic | None = None,
+    device: str = "cpu",
     threads: int | None = None,
     progress: Progress = silent,
 ) -> Any:
@@ -93,7 +98,9 @@ def load_model(
         model: a built-in name, ``random:NAME``, a Hugging Face id, a folder or a ``.gguf`` file.
         path: as ``sllmbench paths`` lists them.
         arithmetic: how our own kernels compute: ``int8`` quantises activations on the fly,
-            ``exact`` keeps them in float32.
+            ``exact`` keeps them as they are, float32 on a CPU and float16 on a GPU; None takes
+            int8 on a CPU and exact on a GPU.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
         threads: of torch and of our kernels; None leaves both as they are.
         progress: told what is being loaded.
 
@@ -101,16 +108,18 @@ def load_model(
         A ``transformers`` model in eval mode, ready for ``model(...)`` and ``model.generate(...)``.
 
     Raises:
-        InputError: the model or path is unknown, does not fit the other or cannot run here.
+        InputError: a model, path or device that is unknown, cannot run here or fits no other.
     """
+    cuda.require(device)
     checkpoint = open_checkpoint(model, progress) if isinstance(model, str) else model
-    chosen = paths.resolve(path, arithmetic)
+    chosen = paths.resolve(path, arithmetic or paths.usual_arithmetic(device), device)
     reason = chosen.unsupported(checkpoint)
     if reason is not None:
         raise InputError(f"path {path} cannot run here: {reason}")
     set_threads(threads)
     net = skeleton(checkpoint)
     _Loader(checkpoint, chosen, net, progress).fill()
+    net.to(chosen.device)  # the buffers, rotary tables; parameters are there already
     net.sllmbench_path = chosen
     return net.eval()
 
@@ -170,9 +179,8 @@ def required_tensors(checkpoint: Checkpoint, path_names: Iterable[str]) -> tuple
     return check_tensors(checkpoint, net)
 
 
-def estimate_bytes(checkpoint: Checkpoint, path: str) -> int:
-    """Bytes of weights that ``path`` will hold in memory, from the tensors' shapes alone."""
-    chosen = paths.resolve(path)
+def estimate_bytes(checkpoint: Checkpoint, chosen: Path) -> int:
+    """Bytes of weights that a path will hold in memory, from the tensors' shapes alone."""
     shapes = checkpoint.shapes()
     float_bits = 8 * getattr(torch, chosen.float_type).itemsize
     bits = 0.0
@@ -313,7 +321,7 @@ class _Loader:
         self._replace(name, layer)
         if not is_tied(self.net):
             return
-        if isinstance(layer, NativeLinear):
+        if isinstance(layer, NativeLinear | CudaLinear):
             self._replace(embedding_name, TiedEmbedding(layer, embedding, self.float_type))
         else:
             embedding.weight = layer.weight
@@ -322,7 +330,7 @@ class _Loader:
         return None if linear.bias is None else self._float(f"{name}.bias")
 
     def _float(self, name: str) -> torch.Tensor:
-        return float_tensor(self.checkpoint, name, self.path.float_type)
+        return float_tensor(self.checkpoint, name, self.path.float_type).to(self.path.device)
 
     def _replace(self, name: str, layer: nn.Module) -> None:
         owner, _, attribute = name.rpartition(".")

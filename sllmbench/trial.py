@@ -36,7 +36,13 @@ class _Child:
         self._warm = False
 
     def load(
-        self, model: str, path: str, arithmetic: Arithmetic, threads: int, prompt_ids: list[int]
+        self,
+        model: str,
+        path: str,
+        arithmetic: Arithmetic,
+        threads: int,
+        prompt_ids: list[int],
+        device: str = "cpu",
     ) -> dict[str, Any]:
         """Load the model on the path; the clock and the memory watch start after the imports."""
         from sllmbench import hardware, runners
@@ -46,14 +52,15 @@ class _Child:
         from sllmbench.measure.interference import Watch
         from sllmbench.measure.phases import MemoryWatch
         from sllmbench.measure.quality import commands  # noqa: F401
+        from sllmbench.measure.sensors import gpu_probe
 
-        chosen = runners.resolve(path, arithmetic)
+        chosen = runners.resolve(path, arithmetic, device)
         chosen.start_libraries(open_checkpoint(model))
         self._prompt_ids = prompt_ids
-        self._interference = Watch()
-        self._probe = EnergyProbe()
+        self._interference = Watch(gpu=gpu_probe(device))
+        self._probe = EnergyProbe(device)
         self._probe.measure_idle()
-        self._watch = MemoryWatch()
+        self._watch = MemoryWatch(device=device)
         self._watch.start()
         start_ns = time.perf_counter_ns()
         self._runner = chosen.load(open_checkpoint(model), threads, self._progress)

@@ -94,7 +94,7 @@ def assert_bad_input(result: tuple[int, str, str], message: str) -> None:
         (("-r", -3), "repetitions must be at least 1, not -3"),
         (("--eval-tokens", 0), "eval_tokens must be at least 3, not 0"),
         (("TINY", "-p", 600), "takes at most 512 positions"),
-        (("--device", "cuda"), "device 'cuda' has no paths in this version"),
+        (("--device", "gpu"), "unknown device 'gpu'; choose cpu, cuda or cuda:N"),
         (("TINY", "--text", "nonsense"), "unknown text 'nonsense'"),
         (("TINY", "--text", "./none.txt"), "cannot read the text ./none.txt"),
         (("TINY", "--store", "/proc/none/s.sqlite"), "cannot make the store's folder"),

@@ -31,7 +31,7 @@ def run(
     precision: float | None = None,
     max_seconds: float | None = None,
     threads: int | None = None,
-    arithmetic: str = "int8",
+    arithmetic: str | None = None,
     eval_tokens: int = 8192,
     quality: bool = True,
     reference: str | None = None,
@@ -58,13 +58,14 @@ def run(
         max_seconds: after which no further round of repetitions begins, of those paths that are
             timed together; None takes 300 with a precision and waits without one.
         threads: of every kernel; None takes ``SLLMBENCH_THREADS``, else every usable CPU.
-        arithmetic: of our own kernels: ``int8`` activations or ``exact`` float32.
+        arithmetic: of our own kernels: ``int8`` activations or ``exact``, float32 on a CPU and
+            float16 on a GPU; None takes int8 on a CPU and exact on a GPU.
         eval_tokens: tokens of the text that quality is measured on.
         quality: False leaves perplexity and divergence out.
         reference: the path that others are compared with; None takes fp32, bf16 or fp16, whichever
             is present first, else the first path.
         text: an evaluation text's name or a UTF-8 file.
-        device: ``cpu``.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
         seed: of the order of turns, and of the prompt where there is no text.
         interpreters: by path the Python that it runs in, where that is not this one.
         store: the SQLite file that records are added to; None takes the user's data directory.

@@ -17,15 +17,17 @@ if TYPE_CHECKING:
 _REFERENCES = ("fp32", "bf16", "fp16")
 
 
-def check_arithmetic(arithmetic: str) -> Arithmetic:
-    """How our own kernels are to compute.
+def check_arithmetic(arithmetic: str | None, device: str = "cpu") -> Arithmetic:
+    """How our own kernels are to compute; None takes the device's usual way.
 
     Raises:
         InputError: there is no such way.
     """
-    match arithmetic:
-        case "exact" | "int8":
-            return arithmetic
+    match arithmetic or paths.usual_arithmetic(device):
+        case "exact":
+            return "exact"
+        case "int8":
+            return "int8"
     choices = " or ".join(get_args(Arithmetic))
     raise InputError(f"unknown arithmetic {arithmetic!r}; choose {choices}")
 
@@ -66,7 +68,11 @@ def check_names(names: Sequence[str], reference: str | None) -> None:
 
 
 def runnable(
-    checkpoint: Checkpoint, names: Sequence[str] | None, interpreters: Mapping[str, str]
+    checkpoint: Checkpoint,
+    names: Sequence[str] | None,
+    interpreters: Mapping[str, str],
+    arithmetic: Arithmetic = "int8",
+    device: str = "cpu",
 ) -> tuple[str, ...]:
     """The paths asked for, or with None the default ones that can run.
 
@@ -74,13 +80,14 @@ def runnable(
         InputError: one that was asked for cannot run, an interpreter cannot run sllmbench, or it is
             of a path that was not asked for.
     """
-    chosen = paths.default_paths(checkpoint) if names is None else tuple(names)
+    chosen = paths.default_paths(checkpoint, device) if names is None else tuple(names)
     unused = next((name for name in interpreters if name not in chosen), None)
     if unused is not None:
         raise InputError(f"--in names {unused}, which is not among the paths {', '.join(chosen)}")
     installed = {name: inspect(name, python) for name, python in interpreters.items()}
     for name in chosen:
-        reason = runners.resolve(name).unsupported(checkpoint, installed.get(name))
+        path = runners.resolve(name, arithmetic, device)
+        reason = path.unsupported(checkpoint, installed.get(name))
         if reason is not None:
             raise InputError(f"path {name} cannot run here: {reason}")
     return chosen

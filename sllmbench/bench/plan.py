@@ -20,6 +20,7 @@ from sllmbench.checkpoints import open_checkpoint
 from sllmbench.checkpoints.base import Progress, silent
 from sllmbench.checkpoints.random import RandomCheckpoint
 from sllmbench.errors import InputError
+from sllmbench.hardware import cuda
 from sllmbench.measure.sampling import Limits
 from sllmbench.model import required_tensors
 
@@ -71,6 +72,7 @@ class Plan:
     max_seconds: float | None
     threads: int
     arithmetic: Arithmetic
+    device: str
     seed: int
     prompt_ids: tuple[int, ...]
     eval_ids: tuple[int, ...]
@@ -100,7 +102,7 @@ def make_plan(
     precision: float | None = None,
     max_seconds: float | None = None,
     threads: int | None,
-    arithmetic: str,
+    arithmetic: str | None,
     eval_tokens: int,
     quality: bool,
     reference: str | None,
@@ -126,17 +128,16 @@ def make_plan(
     Limits(repetitions, precision, max_seconds)
     if quality and eval_tokens < _LEAST_EVAL_TOKENS:
         raise InputError(f"eval_tokens must be at least {_LEAST_EVAL_TOKENS}, not {eval_tokens}")
-    checked_arithmetic = check_arithmetic(arithmetic)
-    if device != "cpu":
-        raise InputError(f"device {device!r} has no paths in this version; choose cpu")
+    cuda.require(device)
+    checked_arithmetic = check_arithmetic(arithmetic, device)
     for name in path_names or ():
-        runners.resolve(name)
+        runners.resolve(name, checked_arithmetic, device)
     if path_names is not None:
         check_names(path_names, reference)
     thread_count = choose_threads(threads)
 
     checkpoint = open_checkpoint(model, progress)
-    chosen = runnable(checkpoint, path_names, interpreters)
+    chosen = runnable(checkpoint, path_names, interpreters, checked_arithmetic, device)
     if path_names is None:
         check_names(chosen, reference)
     reference_path = reference or choose_reference(chosen)
@@ -160,7 +161,9 @@ def make_plan(
         prompt_ids = tuple(generator.randrange(config.vocab_size) for _ in range(n_prompt))
         eval_ids = ()
     tensors = required_tensors(checkpoint, [])
-    needs = needed_bytes(checkpoint, chosen, progress)
+    needs = needed_bytes(checkpoint, chosen, progress, checked_arithmetic, device)
+    if device != "cpu":  # which a process and its context take about as much of
+        available_bytes = cuda.free_bytes(device)
     # Of a wave's paths one runs at a time, so one at most needs room to work in.
     workspace = _working_bytes(checkpoint) + (QUALITY_BYTES if eval_ids else 0)
     ordered = sorted(chosen, key=lambda name: name != reference_path)
@@ -180,6 +183,7 @@ def make_plan(
         max_seconds=max_seconds,
         threads=thread_count,
         arithmetic=checked_arithmetic,
+        device=device,
         seed=seed,
         prompt_ids=prompt_ids,
         eval_ids=eval_ids,
@@ -218,15 +222,21 @@ def split_into_waves(
 
 
 def needed_bytes(
-    checkpoint: Checkpoint, names: Sequence[str], progress: Progress
+    checkpoint: Checkpoint,
+    names: Sequence[str],
+    progress: Progress,
+    arithmetic: Arithmetic = "int8",
+    device: str = "cpu",
 ) -> dict[str, int]:
-    """Prepare paths; bytes that each one's process will hold while it waits.
+    """Prepare paths; bytes that each one's process will hold on the device while it waits.
 
     Raises:
         InputError: a path cannot run the model after all.
     """
     return {
-        name: runners.resolve(name).prepare(checkpoint, progress) + PROCESS_BYTES for name in names
+        name: PROCESS_BYTES
+        + runners.resolve(name, arithmetic, device).prepare(checkpoint, progress)
+        for name in names
     }
 
 

@@ -89,7 +89,7 @@ class Recorder:
             model=plan.model,
             provenance=plan.provenance,
             path=path,
-            device="cpu",
+            device="cpu" if plan.device == "cpu" else "cuda",
             **facts,
             layer_kernels=layer_kernels,
             threads=plan.threads,

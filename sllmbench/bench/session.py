@@ -100,6 +100,7 @@ class Session:
                 model=self._plan.model,
                 path=path,
                 arithmetic=self._plan.arithmetic,
+                device=self._plan.device,
                 threads=self._plan.threads,
                 prompt_ids=self._plan.prompt_ids,
             )

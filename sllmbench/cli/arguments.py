@@ -60,8 +60,13 @@ ThreadsOption = Annotated[
     ),
 ]
 ArithmeticOption = Annotated[
-    Arithmetic, typer.Option(help="Our kernels' activations: int8, or exact float32.")
+    Arithmetic | None,
+    typer.Option(
+        help="Our kernels' activations: int8, or exact: float32, on a GPU float16.",
+        show_default="int8, on a GPU exact",
+    ),
 ]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", metavar="DEVICE")]
 ReferenceOption = Annotated[
     str | None,
     typer.Option(help="The path that others are compared with.", show_default="fp32 or first"),

@@ -61,7 +61,7 @@ def evaluate(
     context: int | None = None,
     stride: int | None = None,
     threads: int | None = None,
-    arithmetic: str = "int8",
+    arithmetic: str | None = None,
     seed: int = 0,
     interpreters: Mapping[str, str] | None = None,
     store: Path | str | None = None,
@@ -84,7 +84,7 @@ def evaluate(
         context: tokens of a perplexity window; None takes 1,024 or what the model takes.
         stride: tokens from one window to the next; None takes the context.
         threads: of every kernel; None takes ``SLLMBENCH_THREADS``, else every usable CPU.
-        arithmetic: of our own kernels: ``int8`` activations or ``exact`` float32.
+        arithmetic: of our own kernels: ``int8`` activations, as None, or ``exact`` float32.
         seed: of the keys and the texts around them.
         interpreters: by path the Python that it runs in, where that is not this one.
         store: the SQLite file that records are added to; None takes the user's data directory.

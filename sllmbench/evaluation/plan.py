@@ -100,7 +100,7 @@ def make_plan(
     settings: Settings,
     reference: str | None,
     threads: int | None,
-    arithmetic: str,
+    arithmetic: str | None,
     progress: Progress,
 ) -> Plan:
     """Check every argument, open the model and make the items of every task.

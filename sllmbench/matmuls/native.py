@@ -63,7 +63,7 @@ def bind_tensor(
 ) -> BoundMatmul:
     """Bind a weight that is quantised already."""
     out = np.empty((operands.x.shape[0], weight.n), np.float32)
-    packed = [weight.native, *(_rotated(weight, i).native for i in range(1, operands.copies))]
+    packed = [weight.native, *(rotated(weight, i).native for i in range(1, operands.copies))]
     calls = [
         partial(
             _native.matmul,
@@ -102,8 +102,8 @@ def quantized(weight: NDArray[np.float32], format: str) -> QuantTensor:
     return _latest[2]
 
 
-def _rotated(weight: QuantTensor, by: int) -> QuantTensor:
-    """Another weight, its rows moved, made without quantising again."""
+def rotated(weight: QuantTensor, by: int) -> QuantTensor:
+    """Another weight for a cold walk, its rows moved, made without quantising again."""
     arrays = {
         name: np.roll(array, by, axis=0)
         for name in ("codes", "scales", "offsets", "super_scales", "super_minima")

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Protocol
 from sllmbench import _native
 from sllmbench.errors import InputError
 from sllmbench.hardware.counters import UPDATE_NS, FileCounter
+from sllmbench.hardware.cuda import device_index
 from sllmbench.hardware.energy import cpu_sensor
 from sllmbench.record import GpuState
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sllmbench.hardware.counters import Counter
     from sllmbench.hardware.roots import Roots
 
@@ -185,6 +188,16 @@ def gpu_indices(device: str, library: str) -> list[int]:
     if count == 0:
         raise SensorError(f"the NVIDIA driver sees no GPU; remedy: {NVML_REMEDY}")
     return list(range(count))
+
+
+def gpu_probe(device: str) -> Callable[[], GpuState | None] | None:
+    """What tells beside each sample how a device is doing: ``cpu`` needs nothing.
+
+    Raises:
+        InputError: another kind of device.
+    """
+    index = device_index(device)
+    return None if index is None else lambda: gpu_state(index)[0]
 
 
 def gpu_state(gpu: int = 0, *, library: str = NVML_LIBRARY) -> tuple[GpuState | None, str | None]:

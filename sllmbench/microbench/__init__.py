@@ -14,7 +14,7 @@ from sllmbench.matmuls import resolve
 from sllmbench.measure.energy import EnergyWindow, add_up
 from sllmbench.measure.sampling import ClockFacts, Rounds, Turn
 from sllmbench.microbench.plan import Case, KernelPlan, make_plan
-from sllmbench.microbench.roofs import Roofs
+from sllmbench.microbench.roofs import Roof, Roofs
 from sllmbench.origin import RunOrigin
 from sllmbench.record import Interference, KernelRecord, MachineFacts
 from sllmbench.store import Store
@@ -23,6 +23,8 @@ from sllmbench.worker import Worker, WorkerError
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from sllmbench.matmuls import MatmulPath
 
 __all__ = ["KernelResult", "compare_kernels", "execute", "make_plan"]
 
@@ -58,8 +60,9 @@ def compare_kernels(
     *,
     model: str | None = None,
     threads: Sequence[int] | None = None,
-    arithmetic: str = "int8",
+    arithmetic: str | None = None,
     isa: str | None = None,
+    device: str = "cpu",
     cache: str = "hot",
     baseline: str | None = None,
     rounds: int = 9,
@@ -80,8 +83,10 @@ def compare_kernels(
         paths: names that ``sllmbench paths`` lists; None takes the usual ones that can run.
         model: whose layers' shapes to take instead, as ``sllmbench run`` names models.
         threads: one or several numbers; None takes ``SLLMBENCH_THREADS``, else every usable CPU.
-        arithmetic: of our own kernels: ``int8`` activations or ``exact`` float32.
+        arithmetic: of our own kernels: ``int8`` activations or ``exact``, float32 on a CPU and
+            float16 on a GPU; None takes int8 on a CPU and exact on a GPU.
         isa: of our own kernels; None takes the best.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; a GPU's products are timed by its own clock.
         cache: ``hot``, the same weight over and over, or ``cold``, copies of it that together
             exceed the last-level cache four times.
         baseline: the path that ratios are against; None takes torch:bf16, else the first peer.
@@ -107,6 +112,7 @@ def compare_kernels(
             threads=threads,
             arithmetic=arithmetic,
             isa=isa,
+            device=device,
             cache=cache,
             baseline=baseline,
             rounds=rounds,
@@ -155,7 +161,7 @@ class _Session:
         """Bind every path to the case, time them in turns, keep their records."""
         bound: dict[str, dict[str, Any]] = {}
         for path in self._plan.paths:
-            reason = resolve(path).unsupported_shape(case.shape.n, case.shape.k)
+            reason = self._resolve(path).unsupported_shape(case.shape.n, case.shape.k)
             if reason is not None:
                 self._note(f"{path}, {case.shape.n}x{case.shape.k}: {reason}")
             elif (facts := self._ask(path, "bind", self._bind_arguments(path, case))) is not None:
@@ -225,13 +231,17 @@ class _Session:
             "threads": case.threads,
             "copies": self._copies(path, case),
             "seed": self._plan.seed,
+            "device": self._plan.device,
         }
+
+    def _resolve(self, path: str) -> MatmulPath:
+        return resolve(path, self._plan.arithmetic, device=self._plan.device)
 
     def _copies(self, path: str, case: Case) -> int:
         """As many of the path's own weights as exceed the cache; one where it is to be hot."""
         if self._plan.cache == "hot":
             return 1
-        bits = resolve(path).bits_per_weight(case.shape.k)
+        bits = self._resolve(path).bits_per_weight(case.shape.k)
         size = max(_SMALLEST_COPY_BYTES, int(case.shape.n * case.shape.k * bits / 8))
         return -(-self._plan.cold_bytes // size) + 1
 
@@ -245,13 +255,17 @@ class _Session:
     ) -> KernelRecord:
         series = rounds.series(path, ClockFacts(**facts["clock"]))
         n, k, m = case.shape.n, case.shape.k, case.m
-        moved = facts["weight_bytes"] + 4 * m * (n + k)
+        moved = facts["weight_bytes"] + facts["activation_bytes"] * m * (n + k)
         operations = 2 * n * k * m
         copies = self._copies(path, case)
-        roof = self._roofs.roof(facts, copies, case.threads, moved, operations)
+        if self._plan.device == "cpu":
+            roof = self._roofs.roof(facts, copies, case.threads, moved, operations)
+        else:
+            roof = Roof(None, None, None, None, "no roofs of a GPU are measured")
         return KernelRecord(
             **self._origin.fields(),
             path=path,
+            device="cpu" if self._plan.device == "cpu" else "cuda",
             **facts["use"],
             n=n,
             k=k,

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from sllmbench import _native
 from sllmbench.errors import InputError
-from sllmbench.hardware import cpu, memory
+from sllmbench.hardware import cpu, cuda, memory
 from sllmbench.hardware.roots import SYSTEM
 from sllmbench.matmuls import Arithmetic, matmul_names, resolve
+from sllmbench.matmuls.cuda import DEFAULT_PATHS as CUDA_PATHS
 from sllmbench.matmuls.native import check_isa
 from sllmbench.measure.sampling import Limits
 
@@ -79,6 +80,7 @@ class KernelPlan:
     paths: tuple[str, ...]
     unavailable: dict[str, str]
     arithmetic: Arithmetic
+    device: str
     isa: str | None
     cache: Cache
     baseline: str
@@ -94,8 +96,9 @@ def make_plan(
     *,
     model: str | None,
     threads: Sequence[int] | None,
-    arithmetic: str,
+    arithmetic: str | None,
     isa: str | None,
+    device: str = "cpu",
     cache: str,
     baseline: str | None,
     rounds: int,
@@ -110,6 +113,11 @@ def make_plan(
     """
     if shapes is not None and model is not None:
         raise InputError("give shapes or a model, not both")
+    cuda.require(device)
+    if isa is not None and device != "cpu":
+        raise InputError("--isa is of CPU kernels; a GPU has one")
+    if arithmetic is None:
+        arithmetic = "int8" if device == "cpu" else "exact"
     if arithmetic not in get_args(Arithmetic):
         raise InputError(f"unknown arithmetic {arithmetic!r}; choose exact or int8")
     if cache not in get_args(Cache):
@@ -124,7 +132,7 @@ def make_plan(
     except ValueError as error:  # SLLMBENCH_THREADS or SLLMBENCH_ISA
         raise InputError(str(error)) from error
     chosen = cast("Arithmetic", arithmetic)
-    runnable, unavailable = _paths(paths, chosen, isa)
+    runnable, unavailable = _paths(paths, chosen, isa, device)
     if baseline is not None and baseline not in runnable:
         raise InputError(f"the baseline {baseline!r} is not among the paths {', '.join(runnable)}")
     wanted = model_shapes(model) if model is not None else _shapes(shapes or DEFAULT_SHAPES)
@@ -134,13 +142,14 @@ def make_plan(
         for rows in _positive("m", m or DEFAULT_M)
         for shape in wanted
     ]
-    cold_bytes = _cold_bytes() if cache == "cold" else 0
-    _check_memory(cases, runnable, cold_bytes)
+    cold_bytes = _cold_bytes(device) if cache == "cold" else 0
+    _check_memory(cases, runnable, cold_bytes, device)
     return KernelPlan(
         tuple(cases),
         runnable,
         unavailable,
         chosen,
+        device,
         isa,
         cast("Cache", cache),
         baseline or _default_baseline(runnable),
@@ -169,13 +178,16 @@ def model_shapes(name: str) -> tuple[Shape, ...]:
     return tuple(found)
 
 
-def _check_memory(cases: Sequence[Case], paths: Sequence[str], cold_bytes: int) -> None:
+def _check_memory(
+    cases: Sequence[Case], paths: Sequence[str], cold_bytes: int, device: str
+) -> None:
     """Refuse what would not fit: every path's process holds its weight while the others run."""
     free = memory.available_bytes(SYSTEM)
     for case in cases:
         n, k = case.shape.n, case.shape.k
         rows_bytes = 4 * case.m * (n + k)
-        taking = [path for path in map(resolve, paths) if path.unsupported_shape(n, k) is None]
+        resolved = [resolve(path, device=device) for path in paths]
+        taking = [path for path in resolved if path.unsupported_shape(n, k) is None]
         held = sum(
             _PROCESS_BYTES
             + (_HELD_BYTES + path.bits_per_weight(k) / 8) * n * k
@@ -219,12 +231,13 @@ def _check_threads(threads: int) -> None:
 
 
 def _paths(
-    names: Sequence[str] | None, arithmetic: Arithmetic, isa: str | None
+    names: Sequence[str] | None, arithmetic: Arithmetic, isa: str | None, device: str
 ) -> tuple[tuple[str, ...], dict[str, str]]:
     """The paths that run, and why the default ones that do not run do not."""
-    known = matmul_names()
-    wanted = names if names is not None else [name for name in DEFAULT_PATHS if name in known]
-    reasons = {name: resolve(name, arithmetic, isa).unavailable() for name in wanted}
+    known = matmul_names(device)
+    usual = DEFAULT_PATHS if device == "cpu" else CUDA_PATHS
+    wanted = names if names is not None else [name for name in usual if name in known]
+    reasons = {name: resolve(name, arithmetic, isa, device).unavailable() for name in wanted}
     missing = {name: reason for name, reason in reasons.items() if reason is not None}
     if names is not None and missing:
         name, reason = next(iter(missing.items()))
@@ -236,12 +249,17 @@ def _paths(
 
 
 def _default_baseline(paths: Sequence[str]) -> str:
-    """torch's bf16, else the first peer, else the first path."""
+    """torch's bf16, on a GPU fp16, else the first peer, else the first path."""
+    if "torch:fp16" in paths:
+        return "torch:fp16"
     peers = [name for name in paths if ":" in name]
     return "torch:bf16" if "torch:bf16" in paths else next(iter(peers), paths[0])
 
 
-def _cold_bytes() -> int:
+def _cold_bytes(device: str) -> int:
+    index = cuda.device_index(device)
+    if index is not None:
+        return _COLD_TIMES_CACHE * cuda.facts(index).l2_bytes
     caches, reason = cpu.caches(SYSTEM)
     if not caches:
         raise InputError(f"--cache cold needs the size of the last-level cache: {reason}")

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from sllmbench import _native
 from sllmbench.errors import InputError
 from sllmbench.hardware import roofs
 from sllmbench.matmuls import Operands, resolve
 from sllmbench.measure.energy import EnergyProbe, add_up, measure_energy
 from sllmbench.measure.interference import Watch
 from sllmbench.measure.sampling import CLOCK_SHARE, ClockFacts, open_clock
+from sllmbench.measure.sensors import gpu_probe
 from sllmbench.worker import serve
 
 if TYPE_CHECKING:
@@ -45,6 +47,17 @@ class KernelWorker:
         self._calls: Sequence[Callable[[], object]] = ()
         self._products_per_call = 1
         self._weight: NDArray[np.float32] = np.empty((0, 0), np.float32)
+        self._device = "cpu"
+
+    def _move(self, device: str) -> None:
+        """Watch a GPU, and read the clock of its queue."""
+        import torch
+
+        torch.cuda.set_device(device)
+        stream = torch.cuda.current_stream().cuda_stream
+        self._clock = _native.Clock("cuda_event", stream=stream)
+        self._watch = Watch(gpu=gpu_probe(device))
+        self._device = device
 
     def bind(
         self,
@@ -57,13 +70,16 @@ class KernelWorker:
         threads: int,
         copies: int,
         seed: int,
+        device: str = "cpu",
     ) -> dict[str, Any]:
         """Make the operands, the same in every process, and check the product."""
         self._calls = ()  # the last case's memory goes first
+        if device != self._device:
+            self._move(device)
         if self._weight.shape != (n, k):
             self._weight = make_weight(n, k, seed)
         operands = Operands(self._weight, make_activations(m, k, seed), threads, copies)
-        matmul = resolve(path, arithmetic, isa)
+        matmul = resolve(path, arithmetic, isa, device)
         bound = matmul.bind(operands)
         error = max_rel_error(bound.product(), operands.x, bound.values)
         # Not the float32 values beside them: thirteen processes would hold them.
@@ -75,6 +91,7 @@ class KernelWorker:
             "use": asdict(bound.use()),
             "weight_bytes": bound.weight_bytes,
             "max_rel_error": error,
+            "activation_bytes": 4 if device == "cpu" else 2,
             "clock": asdict(ClockFacts.of(self._clock)),
         }
 
@@ -96,7 +113,7 @@ class KernelWorker:
 
     def energy(self) -> dict[str, Any]:
         """Joules of products one after the other, as many as the sensors need."""
-        window, _ = measure_energy(self._walk, EnergyProbe())
+        window, _ = measure_energy(self._walk, EnergyProbe(self._device))
         products = window.calls * len(self._calls) * self._products_per_call
         joules = window.energy_j
         return {
@@ -107,6 +124,10 @@ class KernelWorker:
     def _walk(self) -> None:
         for call in self._calls:
             call()
+        if self._device != "cpu":  # else the queue would hold minutes of them
+            import torch
+
+            torch.cuda.synchronize(self._device)
 
     def read_bandwidth(self, bytes: int, threads: int) -> dict[str, Any]:
         """As :func:`sllmbench.hardware.roofs.read_gbs`."""

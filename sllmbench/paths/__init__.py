@@ -25,6 +25,7 @@ __all__ = [
     "default_paths",
     "path_names",
     "resolve",
+    "usual_arithmetic",
 ]
 
 _INT4 = ("int4-g32", "int4-g64", "int4-g128", "int4-row")
@@ -35,6 +36,7 @@ _STORED = {
     "awq": "our kernels on an AWQ checkpoint's own tensors",
 }
 _DEFAULTS = ("fp32", "bf16", "int8", "int4-g32", *_STORED, "unfused-int4")
+_CUDA_DEFAULTS = ("fp16", "bf16", "int8", "int4-g128", "gptq", "awq", "unfused-int4-g128")
 _GROUPED = re.compile(r"(unfused-int4|torch:int4pack)(?:-g(32|64|128))?")
 
 
@@ -46,46 +48,57 @@ def path_names() -> list[str]:
     return ["fp32", "bf16", "fp16", "int8", "int8-g128", *_INT4, *_INT4_ASYM, *_STORED, *grouped]
 
 
-def default_paths(checkpoint: Checkpoint) -> tuple[str, ...]:
+def default_paths(checkpoint: Checkpoint, device: str = "cpu") -> tuple[str, ...]:
     """The paths that ``sllmbench run`` takes where none are asked for."""
-    return tuple(name for name in _DEFAULTS if resolve(name).unsupported(checkpoint) is None)
+    names = _DEFAULTS if device == "cpu" else _CUDA_DEFAULTS
+    arithmetic = usual_arithmetic(device)
+    return tuple(
+        name for name in names if resolve(name, arithmetic, device).unsupported(checkpoint) is None
+    )
 
 
-def resolve(name: str, arithmetic: Arithmetic = "int8") -> Path:
+def usual_arithmetic(device: str) -> Arithmetic:
+    """How our kernels compute where nothing is said: as they are fastest.
+
+    On a CPU with int8 activations, on a GPU with fp16 ones, the only ones that 4 bits have there.
+    """
+    return "int8" if device == "cpu" else "exact"
+
+
+def resolve(name: str, arithmetic: Arithmetic = "int8", device: str = "cpu") -> Path:
     """Return the path called ``name``.
 
     Args:
         name: one of :func:`path_names`; a bare ``unfused-int4`` or ``torch:int4pack`` means g32.
         arithmetic: how our own kernels compute; other paths have no choice.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
         InputError: no path has this name.
     """
     match name:
         case "fp32":
-            return TorchFloatPath(name, "torch, float32: the usual baseline", "float32")
+            return TorchFloatPath(name, "torch, float32: the usual baseline", "float32", device)
         case "bf16":
-            return TorchFloatPath(name, "torch, bfloat16", "bfloat16")
+            return TorchFloatPath(name, "torch, bfloat16", "bfloat16", device)
         case "fp16":
             return TorchFloatPath(
-                name, "torch, float16; emulated, so slow, on a CPU without it", "float16"
+                name, "torch, float16; emulated, so slow, on a CPU without it", "float16", device
             )
         case _ if name in _STORED:
-            return StoredPath(name, _STORED[name], arithmetic)
+            return StoredPath(name, _STORED[name], arithmetic, device)
         case "int8":
-            return NativePath(
-                name, "our kernels, int8, a scale a row", parse_format(name), arithmetic
-            )
+            summary = "our kernels, int8, a scale a row"
+            return NativePath(name, summary, parse_format(name), arithmetic, device)
         case "int8-g128":
-            return NativePath(
-                name, "our kernels, int8, a scale a group of 128", parse_format(name), arithmetic
-            )
+            summary = "our kernels, int8, a scale a group of 128"
+            return NativePath(name, summary, parse_format(name), arithmetic, device)
         case _ if name in _INT4 + _INT4_ASYM:
             group = name.split("-")[1].removeprefix("g")
             span = "row" if group == "row" else f"group of {group}"
             kind = "asymmetric" if name.endswith("-asym") else "symmetric"
             summary = f"our kernels, {kind} int4, a scale a {span}"
-            return NativePath(name, summary, parse_format(name), arithmetic)
+            return NativePath(name, summary, parse_format(name), arithmetic, device)
     grouped = _GROUPED.fullmatch(name)
     if grouped is None:
         close = difflib.get_close_matches(name, path_names(), 1)
@@ -93,7 +106,7 @@ def resolve(name: str, arithmetic: Arithmetic = "int8") -> Path:
         raise InputError(f"unknown path {name!r}{hint}; `sllmbench paths` lists them")
     layout = parse_format(f"int4-g{grouped[2] or 32}")
     if grouped[1] == "unfused-int4":
-        summary = f"int4-g{layout.group_size} expanded to float32 at every call, then torch"
-        return UnfusedPath(name, summary, layout)
+        summary = f"int4-g{layout.group_size} expanded to floats at every call, then torch"
+        return UnfusedPath(name, summary, layout, device)
     summary = f"peer: torch's int4 kernel, groups of {layout.group_size}, bf16 activations"
-    return Int4PackPath(name, summary, layout)
+    return Int4PackPath(name, summary, layout, device)

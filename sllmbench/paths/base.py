@@ -5,13 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Literal
 
+import torch
 from torch import nn
 
 from sllmbench.record import Arithmetic, KernelUse
 
 if TYPE_CHECKING:
-    import torch
-
     from sllmbench.checkpoints.base import Checkpoint
 
 __all__ = ["Arithmetic", "FloatType", "KernelUse", "Path", "PathLinear", "rows_at_once"]
@@ -48,17 +47,19 @@ class PathLinear(nn.Module):
 class Path(ABC):
     """A named way to run a linear layer."""
 
-    def __init__(self, name: str, summary: str, float_type: FloatType) -> None:
+    def __init__(self, name: str, summary: str, float_type: FloatType, device: str = "cpu") -> None:
         """Name the path.
 
         Args:
             name: as the user asks for it.
             summary: what it is, in one line.
             float_type: the type of activations, norms and attention, which no path quantises.
+            device: where all of them lie: ``cpu``, ``cuda`` or ``cuda:N``.
         """
         self.name = name
         self.summary = summary
         self.float_type: FloatType = float_type
+        self.device = torch.device(device)
 
     @property
     @abstractmethod

@@ -11,6 +11,7 @@ import torch
 from sllmbench import _native
 from sllmbench.errors import InputError
 from sllmbench.formats import QuantFormat, QuantTensor, parse_format, stack_rows
+from sllmbench.paths import cuda
 from sllmbench.paths.base import Arithmetic, KernelUse, Path, PathLinear, rows_at_once
 from sllmbench.paths.torch_float import TorchLinear, float_tensor
 from sllmbench.quantizers import quantize
@@ -33,19 +34,23 @@ def matmul(
     """Multiply activations by a quantised weight: [m, k] × [n, k]ᵀ → [m, n].
 
     Args:
-        x: float32 [m, k], a NumPy array or a torch tensor; other float types are converted.
+        x: float32 [m, k], a NumPy array or a torch tensor; other float types are converted. A
+            tensor on a GPU must be float16, and is multiplied there.
         weight: the quantised [n, k] weight; packed for the kernels on the first call.
         kernel: ``ISA.ARITHMETIC``, e.g. ``avx2.exact``; None takes the best ISA that this machine
-            has (or ``SLLMBENCH_ISA``) and int8 activations.
+            has (or ``SLLMBENCH_ISA``) and int8 activations. On a GPU ``cuda.exact``, which None
+            takes, or ``cuda.int8``.
         threads: how many; None takes ``SLLMBENCH_THREADS`` or all usable CPUs.
 
     Returns:
-        float32 [m, n], of the same kind as ``x``.
+        float32 [m, n], on a GPU float16, of the same kind as ``x``.
 
     Raises:
         InputError: shapes that do not fit, an unknown kernel, or one that cannot run here.
     """
     is_torch = isinstance(x, torch.Tensor)
+    if is_torch and x.is_cuda:
+        return cuda.matmul(x, weight, _parse_cuda_kernel(kernel))
     rows = np.ascontiguousarray(x.detach().cpu().float().numpy() if is_torch else x, np.float32)
     if rows.ndim != 2 or rows.shape[1] != weight.k:
         raise InputError(f"x must be [m, {weight.k}] for this weight, not {list(rows.shape)}")
@@ -70,6 +75,15 @@ def _parse_kernel(kernel: str | None) -> tuple[str | None, Arithmetic]:
     if arithmetic not in ARITHMETIC or isa not in _native.compiled_isas():
         raise InputError(f"unknown kernel {kernel!r}; here are {', '.join(kernels())}")
     return isa, arithmetic
+
+
+def _parse_cuda_kernel(kernel: str | None) -> Arithmetic:
+    match kernel:
+        case None | "cuda.exact":
+            return "exact"
+        case "cuda.int8":
+            return "int8"
+    raise InputError(f"unknown kernel {kernel!r} for a GPU; there are cuda.exact and cuda.int8")
 
 
 class NativeLinear(PathLinear):
@@ -140,14 +154,27 @@ def _matrix_shape(checkpoint: Checkpoint, name: str) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
+def _linear(
+    weight: QuantTensor, bias: torch.Tensor | None, arithmetic: Arithmetic, device: torch.device
+) -> NativeLinear | cuda.CudaLinear:
+    if device.type == "cpu":
+        return NativeLinear(weight, bias, arithmetic)
+    return cuda.CudaLinear(weight, bias, arithmetic, device)
+
+
 class NativePath(Path):
     """Weights of one of our formats, quantised on loading, by rounding to nearest, if need be."""
 
     def __init__(
-        self, name: str, summary: str, layout: QuantFormat, arithmetic: Arithmetic
+        self,
+        name: str,
+        summary: str,
+        layout: QuantFormat,
+        arithmetic: Arithmetic,
+        device: str = "cpu",
     ) -> None:
         """Store layers as ``layout``, the output layer as :data:`HEAD_FORMAT`."""
-        super().__init__(name, summary, "float32")
+        super().__init__(name, summary, "float32" if device == "cpu" else "float16", device)
         self._layout = layout
         self._head = parse_format(HEAD_FORMAT)
         self._arithmetic = arithmetic
@@ -159,15 +186,21 @@ class NativePath(Path):
             return self._layout.name
         return f"{self._layout.name}, lm_head {self._head.name}"
 
+    def unsupported(self, checkpoint: Checkpoint | None = None) -> str | None:
+        """GPU kernels multiply fewer formats than CPU kernels."""
+        if self.device.type == "cpu":
+            return None
+        return cuda.unsupported_format(self._layout, self._arithmetic)
+
     def linear(self, checkpoint: Checkpoint, name: str, bias: torch.Tensor | None) -> PathLinear:
         """Quantise the layer's weight, or take it where the checkpoint stores it so."""
-        return NativeLinear(
-            quantized_tensor(checkpoint, name, self._layout), bias, self._arithmetic
-        )
+        weight = quantized_tensor(checkpoint, name, self._layout)
+        return _linear(weight, bias, self._arithmetic, self.device)
 
     def lm_head(self, checkpoint: Checkpoint, name: str, bias: torch.Tensor | None) -> PathLinear:
         """Quantise the output layer to :data:`HEAD_FORMAT`."""
-        return NativeLinear(quantized_tensor(checkpoint, name, self._head), bias, self._arithmetic)
+        weight = quantized_tensor(checkpoint, name, self._head)
+        return _linear(weight, bias, self._arithmetic, self.device)
 
     def bits_per_weight(self, k: int) -> float:
         """Codes, scales and offsets."""
@@ -184,9 +217,11 @@ class StoredPath(Path):
     Its name is the kind of checkpoint: ``gguf``, ``gptq`` or ``awq``.
     """
 
-    def __init__(self, name: str, summary: str, arithmetic: Arithmetic) -> None:
+    def __init__(
+        self, name: str, summary: str, arithmetic: Arithmetic, device: str = "cpu"
+    ) -> None:
         """Run stored blocks with ``arithmetic``."""
-        super().__init__(name, summary, "float32")
+        super().__init__(name, summary, "float32" if device == "cpu" else "float16", device)
         self._arithmetic = arithmetic
 
     @property
@@ -205,8 +240,9 @@ class StoredPath(Path):
         """Take the stored blocks, or the floats of a tensor that is stored as floats."""
         stored = checkpoint.quantized(name)
         if stored is None:
-            return TorchLinear(float_tensor(checkpoint, name, "float32"), bias)
-        return NativeLinear(stored, bias, self._arithmetic)
+            weight = float_tensor(checkpoint, name, self.float_type)
+            return TorchLinear(weight.to(self.device), bias)
+        return _linear(stored, bias, self._arithmetic, self.device)
 
     lm_head = linear
 

@@ -23,7 +23,7 @@ class TorchLinear(PathLinear):
         float_type = str(weight.dtype).removeprefix("torch.")
         super().__init__(weight.shape[0], weight.shape[1], float_type, bias)
         self.weight = torch.nn.Parameter(weight, requires_grad=False)
-        self._use = KernelUse("torch.linear", torch_isa(), float_type, float_type)
+        self._use = KernelUse("torch.linear", torch_isa(weight.device), float_type, float_type)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply [..., in_features] → [..., out_features]."""
@@ -36,12 +36,15 @@ class TorchLinear(PathLinear):
         return self.weight.nbytes
 
 
-def torch_isa() -> str:
-    """Name the level that torch's own operators dispatch at, as ``aten:avx512``.
+def torch_isa(device: torch.device | str = "cpu") -> str:
+    """Name the level that torch's own operators dispatch at, as ``aten:avx512`` or ``aten:sm_75``.
 
-    It is not proof of what multiplied: MKL and oneDNN, which torch hands matrices to, choose for
-    themselves and do not say.
+    It is not proof of what multiplied: MKL, oneDNN and cuBLAS, which torch hands matrices to,
+    choose for themselves and do not say.
     """
+    if torch.device(device).type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        return f"aten:sm_{major}{minor}"
     return f"aten:{torch.backends.cpu.get_cpu_capability().lower()}"
 
 
@@ -59,6 +62,15 @@ def float_tensor(checkpoint: Checkpoint, name: str, float_type: FloatType) -> to
 class TorchFloatPath(Path):
     """The weight in one of torch's float types: what quantised paths are compared with."""
 
+    def unsupported(self, checkpoint: Checkpoint | None = None) -> str | None:
+        """Turing computes nothing in bf16; torch would emulate it without a word."""
+        if self.float_type != "bfloat16" or self.device.type == "cpu":
+            return None
+        major, minor = torch.cuda.get_device_capability(self.device)
+        if major >= 8:
+            return None
+        return f"compute capability {major}.{minor} has no bf16 arithmetic; take fp16"
+
     @property
     def format(self) -> str:
         """The float type's name."""
@@ -66,7 +78,8 @@ class TorchFloatPath(Path):
 
     def linear(self, checkpoint: Checkpoint, name: str, bias: torch.Tensor | None) -> PathLinear:
         """Read the weight as floats."""
-        return TorchLinear(float_tensor(checkpoint, name, self.float_type), bias)
+        weight = float_tensor(checkpoint, name, self.float_type)
+        return TorchLinear(weight.to(self.device), bias)
 
     lm_head = linear
 

@@ -60,9 +60,9 @@ class Int4PackLinear(PathLinear):
 class Int4PackPath(Path):
     """torch's int4 kernel, with a bf16 output layer."""
 
-    def __init__(self, name: str, summary: str, layout: QuantFormat) -> None:
+    def __init__(self, name: str, summary: str, layout: QuantFormat, device: str = "cpu") -> None:
         """Store layers as ``layout``."""
-        super().__init__(name, summary, "bfloat16")
+        super().__init__(name, summary, "bfloat16", device)
         self._layout = layout
 
     @property
@@ -71,7 +71,9 @@ class Int4PackPath(Path):
         return f"{self._layout.name}, lm_head bfloat16"
 
     def unsupported(self, checkpoint: Checkpoint | None = None) -> str | None:
-        """Older versions of torch lack the operator."""
+        """Older versions of torch lack the operator, and GPUs do."""
+        if self.device.type != "cpu":
+            return "it is a CPU operator of torch"
         if hasattr(torch.ops.aten, "_weight_int4pack_mm_for_cpu"):
             return None
         return f"torch {torch.__version__} has no CPU int4 operator; it came with 2.5"

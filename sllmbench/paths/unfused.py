@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from sllmbench.paths.base import KernelUse, Path, PathLinear
+from sllmbench.paths.base import FloatType, KernelUse, Path, PathLinear
 from sllmbench.paths.native import quantized_tensor
 from sllmbench.paths.torch_float import TorchLinear, float_tensor, torch_isa
 
@@ -23,16 +23,25 @@ if TYPE_CHECKING:
 
 
 class UnfusedLinear(PathLinear):
-    """Symmetric int4, expanded to a float32 matrix by torch at every call."""
+    """Symmetric int4, expanded to a float matrix by torch at every call."""
 
-    def __init__(self, weight: QuantTensor, bias: torch.Tensor | None) -> None:
+    def __init__(
+        self,
+        weight: QuantTensor,
+        bias: torch.Tensor | None,
+        float_type: FloatType = "float32",
+        device: torch.device | str = "cpu",
+    ) -> None:
         """Hold the nibbles as they are packed: uint8 [n, ceil(k/2)], float16 scales."""
         super().__init__(weight.n, weight.k, weight.format.name, bias)
-        self._codes = torch.from_numpy(weight.codes)
-        self._scales = torch.from_numpy(weight.scales)
+        self._codes = torch.from_numpy(weight.codes).to(device)
+        self._scales = torch.from_numpy(weight.scales).to(device)
+        self._float_type: torch.dtype = getattr(torch, float_type)
         self._group = weight.format.group_length(weight.k)
-        self._order = None if weight.order is None else torch.from_numpy(weight.order)
-        self._use = KernelUse("torch expand + torch.linear", torch_isa(), "float32", self.format)
+        self._order = None if weight.order is None else torch.from_numpy(weight.order).to(device)
+        self._use = KernelUse(
+            "torch expand + torch.linear", torch_isa(device), float_type, self.format
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Expand, then multiply [..., in_features] → [..., out_features]."""
@@ -46,12 +55,13 @@ class UnfusedLinear(PathLinear):
         nibbles = torch.stack((codes & 0x0F, codes >> 4), dim=-1).flatten(-2)[
             ..., : self.in_features
         ]
-        weight = nibbles.float() - 8
-        return weight * scales.float().repeat_interleave(self._group, -1)[..., : self.in_features]
+        weight = nibbles.to(self._float_type) - 8
+        scales = scales.to(self._float_type)
+        return weight * scales.repeat_interleave(self._group, -1)[..., : self.in_features]
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes at rest; every call needs 4 more a weight while it runs."""
+        """Bytes at rest; every call needs a float a weight more while it runs."""
         order = 0 if self._order is None else self._order.nbytes
         return self._codes.nbytes + self._scales.nbytes + order
 
@@ -59,28 +69,30 @@ class UnfusedLinear(PathLinear):
 class UnfusedPath(Path):
     """The int4 weights of ``int4-g*``, with the float output layer that GPTQ checkpoints keep."""
 
-    def __init__(self, name: str, summary: str, layout: QuantFormat) -> None:
-        """Store layers as ``layout``."""
-        super().__init__(name, summary, "float32")
+    def __init__(self, name: str, summary: str, layout: QuantFormat, device: str = "cpu") -> None:
+        """Store layers as ``layout``; activations are float32, on a GPU float16 as peers have."""
+        super().__init__(name, summary, "float32" if device == "cpu" else "float16", device)
         self._layout = layout
 
     @property
     def format(self) -> str:
         """The layers' format and the float output layer."""
-        return f"{self._layout.name}, lm_head float32"
+        return f"{self._layout.name}, lm_head {self.float_type}"
 
     def linear(self, checkpoint: Checkpoint, name: str, bias: torch.Tensor | None) -> PathLinear:
         """Quantise the layer's weight, or take it where the checkpoint stores it so."""
-        return UnfusedLinear(quantized_tensor(checkpoint, name, self._layout), bias)
+        weight = quantized_tensor(checkpoint, name, self._layout)
+        return UnfusedLinear(weight, bias, self.float_type, self.device)
 
     def lm_head(self, checkpoint: Checkpoint, name: str, bias: torch.Tensor | None) -> PathLinear:
-        """Keep the output layer in float32."""
-        return TorchLinear(float_tensor(checkpoint, name, "float32"), bias)
+        """Keep the output layer in floats."""
+        weight = float_tensor(checkpoint, name, self.float_type)
+        return TorchLinear(weight.to(self.device), bias)
 
     def bits_per_weight(self, k: int) -> float:
         """At rest; the one expanded layer at a time is in the memory margin."""
         return self._layout.bits_per_weight(k)
 
     def head_bits_per_weight(self, k: int) -> float:
-        """float32."""
-        return 32
+        """Floats."""
+        return 32 if self.float_type == "float32" else 16

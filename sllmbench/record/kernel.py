@@ -8,12 +8,13 @@ from sllmbench.record.base import Origin
 from sllmbench.record.energy import Energy  # noqa: TC001  (pydantic reads it at run time)
 from sllmbench.record.sampling import Interference, Sampling  # noqa: TC001  (pydantic reads it at run time)
 
-KERNEL_SCHEMA_VERSION = 4
+KERNEL_SCHEMA_VERSION = 5
 """History:
 1  first version
 2  kind, machine and commit
 3  interference, sampling, n_disturbed, disturbed; clock_ns is sampling.clock_cost_ns
 4  energy
+5  device; those before are of a CPU
 """
 
 
@@ -27,6 +28,7 @@ class KernelRecord(Origin):
     kind: Literal["kernel"] = "kernel"
     schema_version: int = KERNEL_SCHEMA_VERSION
     path: str
+    device: Literal["cpu", "cuda"] = "cpu"
     kernel: str
     isa: str
     arithmetic: str
@@ -56,7 +58,8 @@ class KernelRecord(Origin):
     sampling: Sampling
     weight_bytes: int
     moved_bytes: int
-    """The stored weight, the float32 activations and the float32 product, once each."""
+    """The stored weight, the activations and the product, once each; these are float32, on a GPU
+    float16."""
     gbs: float
     gflops: float
     roof_gbs: float | None

@@ -21,7 +21,7 @@ class _Peer(Protocol):
 
     NAMES: tuple[str, ...]
 
-    def resolve(self, name: str) -> ModelPath: ...
+    def resolve(self, name: str, device: str) -> ModelPath: ...
 
 
 _PEERS: tuple[_Peer, ...] = (gptq, llama_cpp)
@@ -32,23 +32,24 @@ def path_names() -> list[str]:
     return [*paths.path_names(), *(name for peer in _PEERS for name in peer.NAMES)]
 
 
-def resolve(name: str, arithmetic: Arithmetic = "int8") -> ModelPath:
+def resolve(name: str, arithmetic: Arithmetic = "int8", device: str = "cpu") -> ModelPath:
     """Return the path called ``name``.
 
     Args:
         name: one of :func:`path_names`, or a longer form that its module knows.
         arithmetic: how our own kernels compute; other paths have no choice.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        InputError: no path has this name.
+        InputError: no path has this name, or it does not run on the device.
     """
     from sllmbench.runners.transformers import TransformersPath
 
     for peer in _PEERS:
         if name in peer.NAMES:
-            return peer.resolve(name)
+            return peer.resolve(name, device)
     try:
-        return TransformersPath(name, arithmetic)
+        return TransformersPath(name, arithmetic, device)
     except InputError:
         close = difflib.get_close_matches(name, path_names(), 1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""

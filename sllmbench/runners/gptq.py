@@ -41,30 +41,32 @@ class _Library:
         formats: of checkpoints that it reads, by the names that they give themselves.
         wants_head: whether a tied output layer must be in the file too.
         start: imports it.
-        load: loads a folder on the CPU, in float32 → its transformers model.
+        load: loads a folder on a device, in float32 on the CPU and float16 on a GPU, with the
+            library's own choice of kernels there → its transformers model.
     """
 
     package: str
     formats: tuple[str, ...]
     wants_head: bool
     start: Callable[[], object]
-    load: Callable[[Path], Any]
+    load: Callable[[Path, str], Any]
 
 
 def _start_auto_gptq() -> None:
     import auto_gptq  # noqa: F401
 
 
-def _load_auto_gptq(folder: Path) -> Any:
+def _load_auto_gptq(folder: Path, device: str) -> Any:
     from auto_gptq import AutoGPTQForCausalLM
 
+    on_cpu = device == "cpu"
     loaded = AutoGPTQForCausalLM.from_quantized(
         str(folder),
-        device="cpu",
+        device="cpu" if on_cpu else torch.device(device),
         use_triton=False,
-        disable_exllama=True,
-        disable_exllamav2=True,
-        torch_dtype=torch.float32,
+        disable_exllama=True if on_cpu else None,
+        disable_exllamav2=on_cpu,
+        torch_dtype=_float_type(device),
         model_basename="model",
         use_safetensors=True,
         inject_fused_attention=False,
@@ -77,11 +79,16 @@ def _start_gptqmodel() -> None:
     import gptqmodel  # noqa: F401
 
 
-def _load_gptqmodel(folder: Path) -> Any:
+def _load_gptqmodel(folder: Path, device: str) -> Any:
     from gptqmodel import BACKEND, GPTQModel
 
-    loaded = GPTQModel.load(str(folder), device="cpu", backend=BACKEND.TORCH, dtype=torch.float32)
-    return loaded.model
+    backend = BACKEND.TORCH if device == "cpu" else BACKEND.AUTO
+    dtype = _float_type(device)
+    return GPTQModel.load(str(folder), device=device, backend=backend, dtype=dtype).model
+
+
+def _float_type(device: str) -> torch.dtype:
+    return torch.float32 if device == "cpu" else torch.float16
 
 
 _LIBRARIES = {
@@ -93,19 +100,20 @@ _LIBRARIES = {
 NAMES = tuple(_LIBRARIES)
 
 
-def resolve(name: str) -> ModelPath:
+def resolve(name: str, device: str = "cpu") -> ModelPath:
     """Return the path called ``name``, one of :data:`NAMES`."""
-    return GptqPath(name, _LIBRARIES[name])
+    return GptqPath(name, _LIBRARIES[name], device)
 
 
 class GptqPath(ModelPath):
-    """A GPTQ checkpoint as ``library`` runs it, in float32."""
+    """A GPTQ checkpoint as ``library`` runs it, in float32, on a GPU in float16."""
 
-    def __init__(self, name: str, library: _Library) -> None:
+    def __init__(self, name: str, library: _Library, device: str = "cpu") -> None:
         """Take the library that runs it."""
         super().__init__(name, f"peer: a GPTQ checkpoint as {library.package} runs it, whole model")
         self.libraries = (library.package,)
         self._library = library
+        self._device = device
 
     def unsupported(
         self, checkpoint: Checkpoint | None = None, installed: Mapping[str, str] | None = None
@@ -161,7 +169,7 @@ class GptqPath(ModelPath):
         torch.set_num_threads(threads)
         progress(f"loading {self.name}", None)
         try:
-            model = self._library.load(folder)
+            model = self._library.load(folder, self._device)
         except Exception as error:  # of whatever type: the folder's content decides
             raise InputError(
                 f"{self._library.package} cannot load {checkpoint.name}: {one_line(error)}"
@@ -210,9 +218,9 @@ class GptqRunner(TransformersRunner):
                 kind = type(module)
                 package, _, file = kind.__module__.partition(".")
                 kernel = f"{package} {file.rpartition('.')[2]}.{kind.__name__}"
-                use = KernelUse(kernel, torch_isa(), float_type, self._format)
+                use = KernelUse(kernel, torch_isa(out.device), float_type, self._format)
             else:
-                use = KernelUse("torch.linear", torch_isa(), float_type, float_type)
+                use = KernelUse("torch.linear", torch_isa(out.device), float_type, float_type)
             self._uses[name] = use
 
         handle = part.register_forward_hook(note)

@@ -42,8 +42,14 @@ _WARNINGS = (3, 4)
 _FLOAT_ARITHMETIC = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
-def resolve(name: str) -> ModelPath:
-    """Return the path called ``name``, one of :data:`NAMES`."""
+def resolve(name: str, device: str = "cpu") -> ModelPath:
+    """Return the path called ``name``, one of :data:`NAMES`.
+
+    Raises:
+        InputError: a device other than the CPU.
+    """
+    if device != "cpu":
+        raise InputError(f"path {name} runs on the CPU only, not on {device}")
     return LlamaCppPath(name)
 
 

@@ -28,16 +28,16 @@ _SIDE_BY_SIDE_TOKENS = 4096
 
 
 class TransformersRunner(Runner):
-    """A causal language model of transformers on the CPU."""
+    """A causal language model of transformers, on a CPU or a GPU."""
 
     def __init__(self, model: Any, path: str | None = None) -> None:
         """Take a model; one that is on no path of ours goes by its class's name.
 
         Raises:
-            InputError: the model is not on the CPU: clocks here do not wait for a device's queue.
+            InputError: the model is on a device of a kind that no clock here waits for.
         """
-        if model.device.type != "cpu":
-            raise InputError(f"the model is on {model.device}; only a model on the CPU can be run")
+        if model.device.type not in ("cpu", "cuda"):
+            raise InputError(f"the model is on {model.device}; it must be on the CPU or on cuda")
         config = model.config.get_text_config()
         ours = getattr(model, "sllmbench_path", None)
         self.path = path or (type(model).__name__ if ours is None else str(ours.name))
@@ -54,10 +54,12 @@ class TransformersRunner(Runner):
     def feed(self, ids: Sequence[int]) -> torch.Tensor:
         """Run the model's forward, with the logits of the last position only → [vocab]."""
         with torch.inference_mode(), self._last_logits_only() as kept:
-            tokens = torch.tensor([ids])
+            tokens = torch.tensor([ids], device=self.model.device)
             out = self.model(tokens, past_key_values=self._cache, use_cache=True, **kept)
             self._cache = out.past_key_values
             logits: torch.Tensor = out.logits[0, -1]
+        if logits.is_cuda:  # computed, not queued: a clock is read behind this call
+            torch.cuda.synchronize(logits.device)
         return logits
 
     def sequence_logits(self, ids: Sequence[int], rows: int) -> Iterator[torch.Tensor]:
@@ -73,7 +75,7 @@ class TransformersRunner(Runner):
         if body is model:
             raise InputError(f"{type(model).__name__} has no output layer apart from its body")
         self._cache = None
-        tokens = torch.tensor([ids])
+        tokens = torch.tensor([ids], device=model.device)
         with torch.inference_mode():
             read = body(input_ids=tokens, use_cache=False, return_dict=True)
         for start in range(0, len(ids), rows):
@@ -81,7 +83,7 @@ class TransformersRunner(Runner):
             kept = dataclasses.replace(read, last_hidden_state=read.last_hidden_state[:, part])
             with torch.inference_mode(), _replaced_forward(body, kept):
                 logits = model(tokens[:, part], use_cache=False, return_dict=True).logits[0]
-            yield logits
+            yield logits.cpu()
 
     def branch_logits(self, prompts: torch.Tensor, branches: torch.Tensor) -> torch.Tensor:
         """Logits [b, a, t, vocab] that predict branches [b, a, t] behind prompts [b, p].
@@ -91,11 +93,12 @@ class TransformersRunner(Runner):
         prompt takes hundreds of megabytes.
         """
         (b, p), (_, a, t) = prompts.shape, branches.shape
+        prompts, branches = prompts.to(self.model.device), branches.to(self.model.device)
         with torch.inference_mode(), self._last_logits_only() as kept:
             read = self.model(prompts, use_cache=True, return_dict=True, **kept)
             first: torch.Tensor = read.logits[:, None, -1:].expand(b, a, 1, -1)
         if t == 1:
-            return first
+            return first.cpu()
         cache, rest = read.past_key_values, branches[..., :-1]
         with torch.inference_mode():
             if b * a * (p + t) <= _SIDE_BY_SIDE_TOKENS:
@@ -104,7 +107,7 @@ class TransformersRunner(Runner):
             else:
                 parts = [self._behind(copy.deepcopy(cache), rest[:, i]) for i in range(a)]
                 logits = torch.stack(parts, dim=1)
-            return torch.cat([first, logits], dim=2)
+            return torch.cat([first, logits], dim=2).cpu()
 
     def _behind(self, cache: Any, ids: torch.Tensor) -> torch.Tensor:
         read = self.model(ids, past_key_values=cache, use_cache=True, return_dict=True)
@@ -136,13 +139,14 @@ class TransformersRunner(Runner):
 class TransformersPath(ModelPath):
     """A transformers model whose linear layers run on one of our paths."""
 
-    def __init__(self, name: str, arithmetic: Arithmetic) -> None:
-        """Take the name of the layers' path, and how our own kernels compute on it.
+    def __init__(self, name: str, arithmetic: Arithmetic, device: str = "cpu") -> None:
+        """Take the name of the layers' path, how our own kernels compute on it, and where.
 
         Raises:
             InputError: no path has this name.
         """
-        self._path = paths.resolve(name, arithmetic)
+        self._path = paths.resolve(name, arithmetic, device)
+        self._device = device
         self._arithmetic: Arithmetic = arithmetic
         super().__init__(name, self._path.summary)
 
@@ -155,7 +159,7 @@ class TransformersPath(ModelPath):
     def prepare(self, checkpoint: Checkpoint, progress: Progress) -> int:
         """Check that the path's layers fit the model's tensors; read none."""
         required_tensors(checkpoint, [self.name])
-        return estimate_bytes(checkpoint, self.name)
+        return estimate_bytes(checkpoint, self._path)
 
     def start_libraries(self, checkpoint: Checkpoint) -> None:
         """Import the model's classes."""
@@ -167,6 +171,7 @@ class TransformersPath(ModelPath):
             checkpoint,
             self.name,
             arithmetic=self._arithmetic,
+            device=self._device,
             threads=threads,
             progress=progress,
         )

@@ -10,7 +10,6 @@ import typer
 from sllmbench.cli import display
 from sllmbench.cli.arguments import (
     INTERRUPTED,
-    Arithmetic,
     ArithmeticOption,
     InterpretersOption,
     Output,
@@ -65,7 +64,7 @@ def evaluate(
         ),
     ] = None,
     threads: ThreadsOption = None,
-    arithmetic: ArithmeticOption = Arithmetic.INT8,
+    arithmetic: ArithmeticOption = None,
     seed: Annotated[int, typer.Option(help="Of longcontext's keys and texts.")] = 0,
     store: StoreOption = None,
     output: OutputOption = Output.TABLE,
@@ -86,7 +85,7 @@ def evaluate(
                 context=context,
                 stride=stride,
                 threads=threads,
-                arithmetic=arithmetic.value,
+                arithmetic=None if arithmetic is None else arithmetic.value,
                 seed=seed,
                 store=store,
                 progress=progress,

@@ -11,8 +11,8 @@ import typer
 from sllmbench.cli import display
 from sllmbench.cli.arguments import (
     INTERRUPTED,
-    Arithmetic,
     ArithmeticOption,
+    DeviceOption,
     Output,
     OutputOption,
     StoreOption,
@@ -59,10 +59,11 @@ def kernel(
             "-t", "--threads", help="One or several.", show_default="SLLMBENCH_THREADS, else all"
         ),
     ] = None,
+    device: DeviceOption = "cpu",
     isa: Annotated[
         str | None, typer.Option(help="Of our kernels, e.g. avx2.", show_default="the best")
     ] = None,
-    arithmetic: ArithmeticOption = Arithmetic.INT8,
+    arithmetic: ArithmeticOption = None,
     cache: Annotated[
         Cache, typer.Option(help="The same weight over and over, or copies that exceed the cache.")
     ] = Cache.HOT,
@@ -104,7 +105,8 @@ def kernel(
                 model=model,
                 threads=None if threads is None else numbers("-t", threads),
                 isa=isa,
-                arithmetic=arithmetic.value,
+                device=device,
+                arithmetic=None if arithmetic is None else arithmetic.value,
                 cache=cache.value,
                 baseline=baseline,
                 rounds=rounds,

@@ -10,8 +10,8 @@ import typer
 from sllmbench.cli import display
 from sllmbench.cli.arguments import (
     INTERRUPTED,
-    Arithmetic,
     ArithmeticOption,
+    DeviceOption,
     InterpretersOption,
     Output,
     OutputOption,
@@ -65,7 +65,7 @@ def run(
         ),
     ] = None,
     threads: ThreadsOption = None,
-    arithmetic: ArithmeticOption = Arithmetic.INT8,
+    arithmetic: ArithmeticOption = None,
     reference: ReferenceOption = None,
     eval_tokens: Annotated[int, typer.Option(help="Tokens that quality is measured on.")] = 8192,
     text: Annotated[
@@ -74,7 +74,7 @@ def run(
     quality: Annotated[
         bool, typer.Option("--quality/--no-quality", help="Measure perplexity and divergence.")
     ] = True,
-    device: Annotated[str, typer.Option(help="cpu.")] = "cpu",
+    device: DeviceOption = "cpu",
     seed: Annotated[int, typer.Option(help="Of the turns, and of prompts without a text.")] = 0,
     store: StoreOption = None,
     output: OutputOption = Output.TABLE,
@@ -94,7 +94,7 @@ def run(
                 precision=None if precision is None else fraction("--precision", precision),
                 max_seconds=max_time,
                 threads=threads,
-                arithmetic=arithmetic.value,
+                arithmetic=None if arithmetic is None else arithmetic.value,
                 eval_tokens=eval_tokens,
                 quality=quality,
                 reference=reference,
