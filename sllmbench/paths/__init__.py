@@ -12,7 +12,7 @@ from sllmbench.paths.base import Arithmetic, KernelUse, Path, PathLinear
 from sllmbench.paths.native import NativePath, StoredPath
 from sllmbench.paths.torch_float import TorchFloatPath
 from sllmbench.paths.torch_int4pack import Int4PackPath
-from sllmbench.paths.unfused import UnfusedPath
+from sllmbench.paths.unfused import UnfusedPath, UnfusedStoredPath
 
 if TYPE_CHECKING:
     from sllmbench.checkpoints.base import Checkpoint
@@ -34,6 +34,7 @@ _STORED = {
     "gptq": "our kernels on a GPTQ checkpoint's own tensors, act-order too",
     "awq": "our kernels on an AWQ checkpoint's own tensors",
 }
+_UNFUSED = {f"unfused-{kind}": kind for kind in ("gptq", "awq")}
 _DEFAULTS = ("fp32", "bf16", "int8", "int4-g32", *_STORED, "unfused-int4")
 _GROUPED = re.compile(r"(unfused-int4|torch:int4pack)(?:-g(32|64|128))?")
 
@@ -43,7 +44,8 @@ def path_names() -> list[str]:
     grouped = [
         f"{base}{g}" for base in ("unfused-int4", "torch:int4pack") for g in ("", "-g64", "-g128")
     ]
-    return ["fp32", "bf16", "fp16", "int8", "int8-g128", *_INT4, *_INT4_ASYM, *_STORED, *grouped]
+    ours = ("int8", "int8-g128", *_INT4, *_INT4_ASYM, *_STORED)
+    return ["fp32", "bf16", "fp16", *ours, *grouped, *_UNFUSED]
 
 
 def default_paths(checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -72,6 +74,10 @@ def resolve(name: str, arithmetic: Arithmetic = "int8") -> Path:
             )
         case _ if name in _STORED:
             return StoredPath(name, _STORED[name], arithmetic)
+        case _ if name in _UNFUSED:
+            kind = _UNFUSED[name]
+            summary = f"a {kind.upper()} checkpoint's tensors expanded to float32 at every call"
+            return UnfusedStoredPath(name, summary, kind)
         case "int8":
             return NativePath(
                 name, "our kernels, int8, a scale a row", parse_format(name), arithmetic

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 
 from sllmbench.paths.base import KernelUse, Path, PathLinear
-from sllmbench.paths.native import quantized_tensor
+from sllmbench.paths.native import not_stored_as, quantized_tensor
 from sllmbench.paths.torch_float import TorchLinear, float_tensor, torch_isa
 
 if TYPE_CHECKING:
@@ -23,13 +23,16 @@ if TYPE_CHECKING:
 
 
 class UnfusedLinear(PathLinear):
-    """Symmetric int4, expanded to a float32 matrix by torch at every call."""
+    """Integers with a scale a group, expanded to a float32 matrix by torch at every call."""
 
     def __init__(self, weight: QuantTensor, bias: torch.Tensor | None) -> None:
-        """Hold the nibbles as they are packed: uint8 [n, ceil(k/2)], float16 scales."""
+        """Hold codes as ``weight`` packs them, float16 scales and uint8 zero points if any."""
         super().__init__(weight.n, weight.k, weight.format.name, bias)
         self._codes = torch.from_numpy(weight.codes)
         self._scales = torch.from_numpy(weight.scales)
+        self._zeros = None if weight.offsets is None else torch.from_numpy(weight.offsets)
+        self._nibbles = weight.format.bits == 4
+        self._zero = weight.format.zero
         self._group = weight.format.group_length(weight.k)
         self._order = None if weight.order is None else torch.from_numpy(weight.order)
         self._use = KernelUse("torch expand + torch.linear", torch_isa(), "float32", self.format)
@@ -42,18 +45,22 @@ class UnfusedLinear(PathLinear):
         return functional.linear(x, self._expanded(), self.bias)
 
     def _expanded(self) -> torch.Tensor:
-        codes, scales = self._codes, self._scales
-        nibbles = torch.stack((codes & 0x0F, codes >> 4), dim=-1).flatten(-2)[
-            ..., : self.in_features
-        ]
-        weight = nibbles.float() - 8
-        return weight * scales.float().repeat_interleave(self._group, -1)[..., : self.in_features]
+        codes = self._codes
+        if self._nibbles:
+            codes = torch.stack((codes & 0x0F, codes >> 4), dim=-1).flatten(-2)
+            codes = codes[..., : self.in_features]
+        zero = self._zero if self._zeros is None else self._repeated(self._zeros)
+        return (codes.float() - zero) * self._repeated(self._scales)
+
+    def _repeated(self, of_groups: torch.Tensor) -> torch.Tensor:
+        """A value a group → the float32 [n, in_features] of every weight."""
+        return of_groups.float().repeat_interleave(self._group, -1)[..., : self.in_features]
 
     @property
     def stored_bytes(self) -> int:
         """Bytes at rest; every call needs 4 more a weight while it runs."""
-        order = 0 if self._order is None else self._order.nbytes
-        return self._codes.nbytes + self._scales.nbytes + order
+        held = (self._codes, self._scales, self._zeros, self._order)
+        return sum(tensor.nbytes for tensor in held if tensor is not None)
 
 
 class UnfusedPath(Path):
@@ -83,4 +90,43 @@ class UnfusedPath(Path):
 
     def head_bits_per_weight(self, k: int) -> float:
         """float32."""
+        return 32
+
+
+class UnfusedStoredPath(Path):
+    """A GPTQ or AWQ checkpoint's own tensors, expanded at every call; floats stay floats.
+
+    The same weights as the path ``gptq`` or ``awq`` multiplies without expanding them, so what
+    the two differ in is what the expansion costs.
+    """
+
+    def __init__(self, name: str, summary: str, kind: str) -> None:
+        """Take what a checkpoint of ``kind`` stores."""
+        super().__init__(name, summary, "float32")
+        self._kind = kind
+
+    @property
+    def format(self) -> str:
+        """Each tensor has its own; the record's kernels name them."""
+        return "as stored in the file"
+
+    def unsupported(self, checkpoint: Checkpoint | None = None) -> str | None:
+        """A checkpoint that stores no such tensors cannot run."""
+        return None if checkpoint is None else not_stored_as(self._kind, checkpoint)
+
+    def linear(self, checkpoint: Checkpoint, name: str, bias: torch.Tensor | None) -> PathLinear:
+        """Take the stored codes, or the floats of a tensor that is stored as floats."""
+        stored = checkpoint.quantized(name)
+        if stored is None:
+            return TorchLinear(float_tensor(checkpoint, name, "float32"), bias)
+        return UnfusedLinear(stored, bias)
+
+    lm_head = linear
+
+    def bits_per_weight(self, k: int) -> float:
+        """At most: 8 bits, one a byte, with a scale and a zero point for every 32."""
+        return 8 + 24 / 32
+
+    def head_bits_per_weight(self, k: int) -> float:
+        """float32, as GPTQ's and AWQ's own tools leave it."""
         return 32
