@@ -12,7 +12,7 @@ from sllmbench.paths import Arithmetic
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sllmbench.checkpoints.base import Checkpoint
+    from sllmbench.bench.subjects import Subjects
 
 _REFERENCES = ("fp32", "bf16", "fp16")
 
@@ -66,21 +66,22 @@ def check_names(names: Sequence[str], reference: str | None) -> None:
 
 
 def runnable(
-    checkpoint: Checkpoint, names: Sequence[str] | None, interpreters: Mapping[str, str]
+    subjects: Subjects, names: Sequence[str] | None, interpreters: Mapping[str, str]
 ) -> tuple[str, ...]:
     """The paths asked for, or with None the default ones that can run.
 
     Raises:
-        InputError: one that was asked for cannot run, an interpreter cannot run sllmbench, or it is
-            of a path that was not asked for.
+        InputError: one that was asked for cannot run, an interpreter cannot run sllmbench, or it or
+            a model is of a path that was not asked for.
     """
-    chosen = paths.default_paths(checkpoint) if names is None else tuple(names)
+    chosen = paths.default_paths(subjects.main) if names is None else tuple(names)
+    subjects.check_paths(chosen)
     unused = next((name for name in interpreters if name not in chosen), None)
     if unused is not None:
         raise InputError(f"--in names {unused}, which is not among the paths {', '.join(chosen)}")
     installed = {name: inspect(name, python) for name, python in interpreters.items()}
     for name in chosen:
-        reason = runners.resolve(name).unsupported(checkpoint, installed.get(name))
+        reason = runners.resolve(name).unsupported(subjects.of(name), installed.get(name))
         if reason is not None:
             raise InputError(f"path {name} cannot run here: {reason}")
     return chosen
