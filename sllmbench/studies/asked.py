@@ -9,7 +9,7 @@ from sllmbench.convert.settings import Settings
 from sllmbench.errors import InputError
 
 METHODS = ("gptq", "awq")
-TASKS = ("perplexity:openwebtext", "social_iqa", "mmlu", "longcontext")
+TASKS = ("perplexity:owt", "social_iqa", "mmlu", "longcontext")
 _AWQ_BITS = 4
 
 
