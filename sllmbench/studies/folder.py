@@ -81,20 +81,14 @@ class StudyFolder:
         Raises:
             InputError: it was made, or begun, with other settings.
         """
-        folder, partial = self.path / method, self.path / f"{method}.partial"
-        step = self._manifest.steps.get(method)
-        if folder.exists() or partial.exists():
-            if step is None:
-                raise InputError(f"{folder} is not of this study; give another OUT")
-            changed = [name for name, value in settings.items() if step.settings[name] != value]
-            if changed:
-                said = ", ".join(f"{n} {step.settings[n]}, now {settings[n]}" for n in changed)
-                raise InputError(
-                    f"{folder} was made with {said}; give another OUT, or delete {folder}"
-                )
+        folder = self.path / method
+        # Where a conversion keeps the layers that it has finished.
+        for made in (folder, self.path / f"{method}.partial"):
+            if made.exists():
+                self._check_settings(made, method, settings)
         if folder.exists():
             return None
-        self._change(steps={method: Step(settings=dict(settings))})
+        self._change(steps={method: Step(settings=dict(settings))}, conversions={method: None})
         return folder
 
     def keep_conversion(self, method: str, conversion: Conversion) -> None:
@@ -109,6 +103,15 @@ class StudyFolder:
     def finish(self, step: str, settings: Mapping[str, Any], run_id: str) -> None:
         """Note that a step is finished; its records are in the store."""
         self._change(steps={step: Step(settings=dict(settings), run_id=run_id)})
+
+    def _check_settings(self, made: Path, method: str, settings: Mapping[str, Any]) -> None:
+        step = self._manifest.steps.get(method)
+        if step is None:
+            raise InputError(f"{made} is not of this study; give another OUT")
+        changed = [name for name, value in settings.items() if step.settings[name] != value]
+        if changed:
+            said = ", ".join(f"{n} {step.settings[n]}, now {settings[n]}" for n in changed)
+            raise InputError(f"{made} was made with {said}; give another OUT, or delete {made}")
 
     def _read(self, model: str) -> Manifest:
         if self.path.exists() and not self.path.is_dir():
@@ -132,13 +135,14 @@ class StudyFolder:
     def _change(
         self,
         steps: Mapping[str, Step] | None = None,
-        conversions: Mapping[str, Conversion] | None = None,
+        conversions: Mapping[str, Conversion | None] | None = None,
     ) -> None:
         held = self._manifest
+        told = {**held.conversions, **(conversions or {})}
         self._manifest = held.model_copy(
             update={
                 "steps": {**held.steps, **(steps or {})},
-                "conversions": {**held.conversions, **(conversions or {})},
+                "conversions": {method: made for method, made in told.items() if made is not None},
             }
         )
         self._write()

@@ -179,7 +179,7 @@ class _Work:
             self._quantise(method, self._tell(f"quantising with {method}"))
         result = StudyResult(self._study())
         tell = self._tell("speed")
-        run_id = self._folder.run_of("speed", asked.timing() | {"paths": self._paths})
+        run_id = self._folder.run_of("speed", self._of_rows(asked.timing()))
         if run_id is None:
             self._time(result, tell)
         else:
@@ -188,7 +188,7 @@ class _Work:
             if result.interrupted:
                 break
             tell = self._tell("quality")
-            run_id = self._folder.run_of(task, asked.asking() | {"paths": self._paths})
+            run_id = self._folder.run_of(task, self._of_rows(asked.asking()))
             if run_id is None:
                 self._evaluate(result, task, tell)
             else:
@@ -244,7 +244,11 @@ class _Work:
     def _finish(
         self, step: str, settings: dict[str, Any], records: Sequence[Record | QualityRecord]
     ) -> None:
-        self._folder.finish(step, settings | {"paths": self._paths}, records[0].run_id)
+        self._folder.finish(step, self._of_rows(settings), records[0].run_id)
+
+    def _of_rows(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """What makes a measured step what it is: its settings, and the rows that it measures."""
+        return settings | {"paths": self._paths, "checkpoints": self._asked.quantising()}
 
     def _stored(self, run_id: str) -> list[Any]:
         with Store(self._folder.store, must_exist=True) as opened:
