@@ -53,8 +53,7 @@ class Asked:
             )
         for method in self.methods:
             chosen: Any = method
-            bits_and_groups = {"bits": self.bits, "group_size": self.group_size}
-            Settings(method=chosen, sym=method != "awq", **bits_and_groups)
+            Settings(chosen, self.bits, self.group_size, sym=method != "awq")
 
     def quantising(self) -> dict[str, Any]:
         """What makes a checkpoint what it is."""
