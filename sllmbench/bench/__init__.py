@@ -39,6 +39,7 @@ def run(
     device: str = "cpu",
     seed: int = 0,
     interpreters: Mapping[str, str] | None = None,
+    models: Mapping[str, str] | None = None,
     store: Path | str | None = None,
     progress: Progress = silent,
 ) -> RunResult:
@@ -68,6 +69,8 @@ def run(
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         seed: of the order of turns, and of the prompt where there is no text.
         interpreters: by path the Python that it runs in, where that is not this one.
+        models: by path the model that it runs, where that is not ``model``: a quantised copy of
+            it, whose tokens are the same.
         store: the SQLite file that records are added to; None takes the user's data directory.
         progress: told what is being done and the fraction of the run that is done.
 
@@ -79,6 +82,7 @@ def run(
             model,
             paths,
             interpreters=interpreters or {},
+            models=models,
             n_prompt=n_prompt,
             n_gen=n_gen,
             repetitions=repetitions,

@@ -12,7 +12,7 @@ from sllmbench.paths import Arithmetic
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sllmbench.checkpoints.base import Checkpoint
+    from sllmbench.bench.subjects import Subjects
 
 _REFERENCES = ("fp32", "bf16", "fp16")
 
@@ -68,7 +68,7 @@ def check_names(names: Sequence[str], reference: str | None) -> None:
 
 
 def runnable(
-    checkpoint: Checkpoint,
+    subjects: Subjects,
     names: Sequence[str] | None,
     interpreters: Mapping[str, str],
     arithmetic: Arithmetic = "int8",
@@ -77,17 +77,18 @@ def runnable(
     """The paths asked for, or with None the default ones that can run.
 
     Raises:
-        InputError: one that was asked for cannot run, an interpreter cannot run sllmbench, or it is
-            of a path that was not asked for.
+        InputError: one that was asked for cannot run, an interpreter cannot run sllmbench, or it or
+            a model is of a path that was not asked for.
     """
-    chosen = paths.default_paths(checkpoint, device) if names is None else tuple(names)
+    chosen = paths.default_paths(subjects.main, device) if names is None else tuple(names)
+    subjects.check_paths(chosen)
     unused = next((name for name in interpreters if name not in chosen), None)
     if unused is not None:
         raise InputError(f"--in names {unused}, which is not among the paths {', '.join(chosen)}")
     installed = {name: inspect(name, python) for name, python in interpreters.items()}
     for name in chosen:
         path = runners.resolve(name, arithmetic, device)
-        reason = path.unsupported(checkpoint, installed.get(name))
+        reason = path.unsupported(subjects.of(name), installed.get(name))
         if reason is not None:
             raise InputError(f"path {name} cannot run here: {reason}")
     return chosen

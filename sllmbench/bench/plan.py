@@ -16,7 +16,7 @@ from sllmbench.bench.checks import (
     choose_threads,
     runnable,
 )
-from sllmbench.checkpoints import open_checkpoint
+from sllmbench.bench.subjects import Subject, Subjects
 from sllmbench.checkpoints.base import Progress, silent
 from sllmbench.checkpoints.random import RandomCheckpoint
 from sllmbench.errors import InputError
@@ -51,6 +51,7 @@ class Plan:
     """Everything that is decided before the first process starts.
 
     Attributes:
+        subjects: the model that each path runs.
         precision: takes more than the repetitions until the medians are known so well.
         max_seconds: of a wave's repetitions.
         interpreters: the Python of the paths that do not run in this one.
@@ -60,8 +61,7 @@ class Plan:
         quality_reason: why there is none.
     """
 
-    model: str
-    provenance: str
+    subjects: Mapping[str, Subject]
     interpreters: Mapping[str, str]
     waves: tuple[tuple[str, ...], ...]
     reference: str
@@ -110,6 +110,7 @@ def make_plan(
     device: str,
     seed: int,
     available_bytes: int,
+    models: Mapping[str, str] | None = None,
     progress: Progress = silent,
 ) -> Plan:
     """Check every argument against the others, the model and the machine.
@@ -136,8 +137,9 @@ def make_plan(
         check_names(path_names, reference)
     thread_count = choose_threads(threads)
 
-    checkpoint = open_checkpoint(model, progress)
-    chosen = runnable(checkpoint, path_names, interpreters, checked_arithmetic, device)
+    subjects = Subjects(model, models, progress)
+    checkpoint = subjects.main
+    chosen = runnable(subjects, path_names, interpreters, checked_arithmetic, device)
     if path_names is None:
         check_names(chosen, reference)
     reference_path = reference or choose_reference(chosen)
@@ -160,19 +162,19 @@ def make_plan(
         generator = random.Random(seed)
         prompt_ids = tuple(generator.randrange(config.vocab_size) for _ in range(n_prompt))
         eval_ids = ()
-    tensors = required_tensors(checkpoint, [])
-    needs = needed_bytes(checkpoint, chosen, progress, checked_arithmetic, device)
+    needs = needed_bytes(subjects, chosen, progress, checked_arithmetic, device)
+    used = subjects.used(chosen)
     if device != "cpu":  # which a process and its context take about as much of
         available_bytes = cuda.free_bytes(device)
     # Of a wave's paths one runs at a time, so one at most needs room to work in.
-    workspace = _working_bytes(checkpoint) + (QUALITY_BYTES if eval_ids else 0)
+    workspace = max(map(_working_bytes, used)) + (QUALITY_BYTES if eval_ids else 0)
     ordered = sorted(chosen, key=lambda name: name != reference_path)
     waves = split_into_waves({name: needs[name] for name in ordered}, workspace, available_bytes)
-    if not isinstance(checkpoint, RandomCheckpoint):  # whose weights are made, not read
-        _read_through(checkpoint, tensors, progress)
+    for each in used:
+        if not isinstance(each, RandomCheckpoint):  # whose weights are made, not read
+            _read_through(each, required_tensors(each, []), progress)
     return Plan(
-        model=model,
-        provenance=checkpoint.provenance,
+        subjects=subjects.facts(chosen),
         interpreters=dict(interpreters),
         waves=waves,
         reference=reference_path,
@@ -222,7 +224,7 @@ def split_into_waves(
 
 
 def needed_bytes(
-    checkpoint: Checkpoint,
+    subjects: Subjects,
     names: Sequence[str],
     progress: Progress,
     arithmetic: Arithmetic = "int8",
@@ -235,7 +237,7 @@ def needed_bytes(
     """
     return {
         name: PROCESS_BYTES
-        + runners.resolve(name, arithmetic, device).prepare(checkpoint, progress)
+        + runners.resolve(name, arithmetic, device).prepare(subjects.of(name), progress)
         for name in names
     }
 

@@ -86,8 +86,8 @@ class Recorder:
         decode_ns = [row["decode_ns"] for row in rows]
         return Record(
             **self.origin.fields(measured.libraries),
-            model=plan.model,
-            provenance=plan.provenance,
+            model=plan.subjects[path].model,
+            provenance=plan.subjects[path].provenance,
             path=path,
             device="cpu" if plan.device == "cpu" else "cuda",
             **facts,

@@ -97,7 +97,7 @@ class Session:
             reply = trial.ask(
                 "load",
                 progress,
-                model=self._plan.model,
+                model=self._plan.subjects[path].model,
                 path=path,
                 arithmetic=self._plan.arithmetic,
                 device=self._plan.device,

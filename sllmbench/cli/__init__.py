@@ -24,6 +24,7 @@ from sllmbench.cli.commands import (
     machine,
     quantize,
     run,
+    study,
 )
 from sllmbench.errors import InputError
 
@@ -75,6 +76,7 @@ app.command()(run.run)
 app.command("eval")(evaluate.evaluate)
 app.command()(kernel.kernel)
 app.command()(quantize.quantize)
+app.add_typer(study.app, name="study")
 app.command()(compare.compare)
 app.command()(ab.ab)
 app.command()(history.history)

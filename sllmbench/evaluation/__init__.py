@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 from sllmbench.bench.plan import QUALITY_BYTES, needed_bytes, split_into_waves
-from sllmbench.checkpoints import open_checkpoint
+from sllmbench.bench.subjects import Subjects
 from sllmbench.checkpoints.base import Progress, silent
 from sllmbench.errors import Failure, InputError
 from sllmbench.evaluation.plan import DEFAULT_TASKS, Plan, Settings, make_plan
@@ -64,6 +64,7 @@ def evaluate(
     arithmetic: str | None = None,
     seed: int = 0,
     interpreters: Mapping[str, str] | None = None,
+    models: Mapping[str, str] | None = None,
     store: Path | str | None = None,
     progress: Progress = silent,
 ) -> EvaluationResult:
@@ -87,6 +88,8 @@ def evaluate(
         arithmetic: of our own kernels: ``int8`` activations, as None, or ``exact`` float32.
         seed: of the keys and the texts around them.
         interpreters: by path the Python that it runs in, where that is not this one.
+        models: by path the model that it runs, where that is not ``model``: a quantised copy of
+            it, whose tokens are the same.
         store: the SQLite file that records are added to; None takes the user's data directory.
         progress: told what is being done and the fraction of it that is done.
 
@@ -104,15 +107,16 @@ def evaluate(
             reference=reference,
             threads=threads,
             arithmetic=arithmetic,
+            models=models,
             progress=progress,
         )
-        _require_memory(plan, progress)
+        _require_memory(plan, Subjects(model, models), progress)
         with ExitStack() as exits:
             return _Session(plan, opened, progress, exits).run()
 
 
-def _require_memory(plan: Plan, progress: Progress) -> None:
-    needs = needed_bytes(open_checkpoint(plan.model), plan.paths, progress)
+def _require_memory(plan: Plan, subjects: Subjects, progress: Progress) -> None:
+    needs = needed_bytes(subjects, plan.paths, progress)
     for path, need in needs.items():
         split_into_waves({path: need}, QUALITY_BYTES, available_bytes())
 
@@ -178,7 +182,7 @@ class _Session:
         loaded = trial.ask(
             "load",
             self._steps(f"{path}: loading"),
-            model=plan.model,
+            model=plan.subjects[path].model,
             path=path,
             arithmetic=plan.arithmetic,
             threads=plan.threads,
@@ -222,8 +226,8 @@ class _Session:
         wanted = ("format", "kernel", "isa", "arithmetic", "lm_head", "weights_bytes")
         record = QualityRecord(
             **self._origin.fields(facts["libraries"]),
-            model=self._plan.model,
-            provenance=self._plan.provenance,
+            model=self._plan.subjects[path].model,
+            provenance=self._plan.subjects[path].provenance,
             path=path,
             **{name: facts[name] for name in wanted},
             threads=self._plan.threads,

@@ -16,7 +16,7 @@ from sllmbench.bench.checks import (
     runnable,
 )
 from sllmbench.bench.plan import CONTEXT
-from sllmbench.checkpoints import open_checkpoint
+from sllmbench.bench.subjects import Subjects
 from sllmbench.errors import InputError
 from sllmbench.evaluation.tasks import (
     ChoiceTask,
@@ -31,6 +31,7 @@ from sllmbench.measure.quality import choice, harness, retrieval
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from sllmbench.bench.subjects import Subject
     from sllmbench.checkpoints.base import Checkpoint, Progress
     from sllmbench.paths import Arithmetic
 
@@ -45,13 +46,13 @@ class Plan:
     """Everything that is decided before the first process starts.
 
     Attributes:
+        subjects: the model that each path runs.
         paths: in the order in which they run, the reference first.
         asked: the paths in the order of the rows.
         interpreters: the Python of the paths that do not run in this one.
     """
 
-    model: str
-    provenance: str
+    subjects: Mapping[str, Subject]
     paths: tuple[str, ...]
     asked: tuple[str, ...]
     interpreters: Mapping[str, str]
@@ -101,6 +102,7 @@ def make_plan(
     reference: str | None,
     threads: int | None,
     arithmetic: str | None,
+    models: Mapping[str, str] | None = None,
     progress: Progress,
 ) -> Plan:
     """Check every argument, open the model and make the items of every task.
@@ -111,9 +113,10 @@ def make_plan(
     checked_arithmetic = check_arithmetic(arithmetic)
     thread_count = choose_threads(threads)
     _check_tasks(tasks)
-    checkpoint = open_checkpoint(model, progress)
+    subjects = Subjects(model, models, progress)
+    checkpoint = subjects.main
     names = DEFAULT_PATHS if path_names is None else path_names
-    asked = runnable(checkpoint, names, interpreters)
+    asked = runnable(subjects, names, interpreters, checked_arithmetic)
     check_names(asked, reference)
     reference_path = reference or choose_reference(asked)
     if checkpoint.quality_unavailable is not None:
@@ -122,8 +125,7 @@ def make_plan(
         )
     maker = _Maker(model, checkpoint, settings, progress)
     return Plan(
-        model=model,
-        provenance=checkpoint.provenance,
+        subjects=subjects.facts(asked),
         paths=tuple(sorted(asked, key=lambda name: name != reference_path)),
         asked=asked,
         interpreters=dict(interpreters),

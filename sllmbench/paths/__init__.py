@@ -12,7 +12,7 @@ from sllmbench.paths.base import Arithmetic, KernelUse, Path, PathLinear
 from sllmbench.paths.native import NativePath, StoredPath
 from sllmbench.paths.torch_float import TorchFloatPath
 from sllmbench.paths.torch_int4pack import Int4PackPath
-from sllmbench.paths.unfused import UnfusedPath
+from sllmbench.paths.unfused import UnfusedPath, UnfusedStoredPath
 
 if TYPE_CHECKING:
     from sllmbench.checkpoints.base import Checkpoint
@@ -35,6 +35,7 @@ _STORED = {
     "gptq": "our kernels on a GPTQ checkpoint's own tensors, act-order too",
     "awq": "our kernels on an AWQ checkpoint's own tensors",
 }
+_UNFUSED = {f"unfused-{kind}": kind for kind in ("gptq", "awq")}
 _DEFAULTS = ("fp32", "bf16", "int8", "int4-g32", *_STORED, "unfused-int4")
 _CUDA_DEFAULTS = ("fp16", "bf16", "int8", "int4-g128", "gptq", "awq", "unfused-int4-g128")
 _GROUPED = re.compile(r"(unfused-int4|torch:int4pack)(?:-g(32|64|128))?")
@@ -45,7 +46,8 @@ def path_names() -> list[str]:
     grouped = [
         f"{base}{g}" for base in ("unfused-int4", "torch:int4pack") for g in ("", "-g64", "-g128")
     ]
-    return ["fp32", "bf16", "fp16", "int8", "int8-g128", *_INT4, *_INT4_ASYM, *_STORED, *grouped]
+    ours = ("int8", "int8-g128", *_INT4, *_INT4_ASYM, *_STORED)
+    return ["fp32", "bf16", "fp16", *ours, *grouped, *_UNFUSED]
 
 
 def default_paths(checkpoint: Checkpoint, device: str = "cpu") -> tuple[str, ...]:
@@ -87,6 +89,10 @@ def resolve(name: str, arithmetic: Arithmetic = "int8", device: str = "cpu") -> 
             )
         case _ if name in _STORED:
             return StoredPath(name, _STORED[name], arithmetic, device)
+        case _ if name in _UNFUSED:
+            kind = _UNFUSED[name]
+            summary = f"a {kind.upper()} checkpoint's tensors expanded to floats at every call"
+            return UnfusedStoredPath(name, summary, kind, device)
         case "int8":
             summary = "our kernels, int8, a scale a row"
             return NativePath(name, summary, parse_format(name), arithmetic, device)

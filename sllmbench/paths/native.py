@@ -139,6 +139,14 @@ def quantized_tensor(checkpoint: Checkpoint, name: str, layout: QuantFormat) -> 
     return parts[0] if len(parts) == 1 else stack_rows(parts)
 
 
+def not_stored_as(kind: str, checkpoint: Checkpoint) -> str | None:
+    """Why a checkpoint has no stored tensors of a kind: ``gguf``, ``gptq``, ``awq``; else None."""
+    if checkpoint.stored_as == kind:
+        return None
+    called = f"{kind.upper()} {'file' if kind == 'gguf' else 'folder'}"
+    return f"the model is not a {called}, so it holds no such tensors to multiply"
+
+
 def _same_format(stored: QuantFormat | None, layout: QuantFormat, k: int) -> bool:
     """Whether they differ in no more than the name, or the size of a group longer than a row."""
     return stored is not None and (
@@ -231,10 +239,9 @@ class StoredPath(Path):
 
     def unsupported(self, checkpoint: Checkpoint | None = None) -> str | None:
         """A checkpoint without stored blocks, or with others than we multiply, cannot run."""
-        if checkpoint is None or checkpoint.stored_as == self.name:
-            return None if checkpoint is None else checkpoint.quantized_unavailable
-        kind = f"{self.name.upper()} {'file' if self.name == 'gguf' else 'folder'}"
-        return f"the model is not a {kind}, so it holds no such tensors to multiply"
+        if checkpoint is None:
+            return None
+        return not_stored_as(self.name, checkpoint) or checkpoint.quantized_unavailable
 
     def linear(self, checkpoint: Checkpoint, name: str, bias: torch.Tensor | None) -> PathLinear:
         """Take the stored blocks, or the floats of a tensor that is stored as floats."""

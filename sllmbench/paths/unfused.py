@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 
 from sllmbench.paths.base import FloatType, KernelUse, Path, PathLinear
-from sllmbench.paths.native import quantized_tensor
+from sllmbench.paths.native import not_stored_as, quantized_tensor
 from sllmbench.paths.torch_float import TorchLinear, float_tensor, torch_isa
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class UnfusedLinear(PathLinear):
-    """Symmetric int4, expanded to a float matrix by torch at every call."""
+    """Integers with a scale a group, expanded to a float matrix by torch at every call."""
 
     def __init__(
         self,
@@ -32,10 +32,14 @@ class UnfusedLinear(PathLinear):
         float_type: FloatType = "float32",
         device: torch.device | str = "cpu",
     ) -> None:
-        """Hold the nibbles as they are packed: uint8 [n, ceil(k/2)], float16 scales."""
+        """Hold codes as ``weight`` packs them, float16 scales and uint8 zero points if any."""
         super().__init__(weight.n, weight.k, weight.format.name, bias)
         self._codes = torch.from_numpy(weight.codes).to(device)
         self._scales = torch.from_numpy(weight.scales).to(device)
+        zeros = weight.offsets
+        self._zeros = None if zeros is None else torch.from_numpy(zeros).to(device)
+        self._nibbles = weight.format.bits == 4
+        self._zero = weight.format.zero
         self._float_type: torch.dtype = getattr(torch, float_type)
         self._group = weight.format.group_length(weight.k)
         self._order = None if weight.order is None else torch.from_numpy(weight.order).to(device)
@@ -51,19 +55,23 @@ class UnfusedLinear(PathLinear):
         return functional.linear(x, self._expanded(), self.bias)
 
     def _expanded(self) -> torch.Tensor:
-        codes, scales = self._codes, self._scales
-        nibbles = torch.stack((codes & 0x0F, codes >> 4), dim=-1).flatten(-2)[
-            ..., : self.in_features
-        ]
-        weight = nibbles.to(self._float_type) - 8
-        scales = scales.to(self._float_type)
-        return weight * scales.repeat_interleave(self._group, -1)[..., : self.in_features]
+        codes = self._codes
+        if self._nibbles:
+            codes = torch.stack((codes & 0x0F, codes >> 4), dim=-1).flatten(-2)
+            codes = codes[..., : self.in_features]
+        zero = self._zero if self._zeros is None else self._repeated(self._zeros)
+        return (codes.to(self._float_type) - zero) * self._repeated(self._scales)
+
+    def _repeated(self, of_groups: torch.Tensor) -> torch.Tensor:
+        """A value a group → the floats [n, in_features] of every weight."""
+        floats = of_groups.to(self._float_type)
+        return floats.repeat_interleave(self._group, -1)[..., : self.in_features]
 
     @property
     def stored_bytes(self) -> int:
         """Bytes at rest; every call needs a float a weight more while it runs."""
-        order = 0 if self._order is None else self._order.nbytes
-        return self._codes.nbytes + self._scales.nbytes + order
+        held = (self._codes, self._scales, self._zeros, self._order)
+        return sum(tensor.nbytes for tensor in held if tensor is not None)
 
 
 class UnfusedPath(Path):
@@ -95,4 +103,44 @@ class UnfusedPath(Path):
 
     def head_bits_per_weight(self, k: int) -> float:
         """Floats."""
+        return 32 if self.float_type == "float32" else 16
+
+
+class UnfusedStoredPath(Path):
+    """A GPTQ or AWQ checkpoint's own tensors, expanded at every call; floats stay floats.
+
+    The same weights as the path ``gptq`` or ``awq`` multiplies without expanding them, so what
+    the two differ in is what the expansion costs.
+    """
+
+    def __init__(self, name: str, summary: str, kind: str, device: str = "cpu") -> None:
+        """Take what a checkpoint of ``kind`` stores."""
+        super().__init__(name, summary, "float32" if device == "cpu" else "float16", device)
+        self._kind = kind
+
+    @property
+    def format(self) -> str:
+        """Each tensor has its own; the record's kernels name them."""
+        return "as stored in the file"
+
+    def unsupported(self, checkpoint: Checkpoint | None = None) -> str | None:
+        """A checkpoint that stores no such tensors cannot run."""
+        return None if checkpoint is None else not_stored_as(self._kind, checkpoint)
+
+    def linear(self, checkpoint: Checkpoint, name: str, bias: torch.Tensor | None) -> PathLinear:
+        """Take the stored codes, or the floats of a tensor that is stored as floats."""
+        stored = checkpoint.quantized(name)
+        if stored is None:
+            weight = float_tensor(checkpoint, name, self.float_type)
+            return TorchLinear(weight.to(self.device), bias)
+        return UnfusedLinear(stored, bias, self.float_type, self.device)
+
+    lm_head = linear
+
+    def bits_per_weight(self, k: int) -> float:
+        """At most: 8 bits, one a byte, with a scale and a zero point for every 32."""
+        return 8 + 24 / 32
+
+    def head_bits_per_weight(self, k: int) -> float:
+        """Floats, as GPTQ's and AWQ's own tools leave it."""
         return 32 if self.float_type == "float32" else 16

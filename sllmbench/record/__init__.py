@@ -43,6 +43,7 @@ from sllmbench.record.run import (
     Samples,
 )
 from sllmbench.record.sampling import GpuState, Interference, Sampling, undisturbed
+from sllmbench.record.study import STUDY_SCHEMA_VERSION, Conversion, Study, StudyRow
 
 AnyRecord = Annotated[
     Record | KernelRecord | BenchmarkRecord | QualityRecord, Field(discriminator="kind")
@@ -54,10 +55,12 @@ __all__ = [
     "KERNEL_SCHEMA_VERSION",
     "QUALITY_SCHEMA_VERSION",
     "SCHEMA_VERSION",
+    "STUDY_SCHEMA_VERSION",
     "AnyRecord",
     "Arithmetic",
     "BenchmarkRecord",
     "CubinRecord",
+    "Conversion",
     "Difference",
     "Emulated",
     "Energy",
@@ -80,5 +83,7 @@ __all__ = [
     "Record",
     "Samples",
     "Sampling",
+    "Study",
+    "StudyRow",
     "undisturbed",
 ]

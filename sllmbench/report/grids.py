@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _GAP = 2
-_TEXT_COLUMNS = ("path", "figure", "kernel", "ISA", "bound", "benchmark", "verdict")
+_TEXT_COLUMNS = ("path", "row", "figure", "kernel", "ISA", "bound", "benchmark", "verdict")
 
 
 def text_grid(columns: Sequence[Column], width: int) -> Table:
@@ -32,6 +32,22 @@ def text_grid(columns: Sequence[Column], width: int) -> Table:
     for row in zip(*(column.cells for column in kept), strict=True):
         grid.add_row(*(Text(cell) for cell in row))
     return grid
+
+
+def text_blocks(columns: Sequence[Column], width: int) -> list[Table]:
+    """All columns, in as many tables below each other as ``width`` asks for.
+
+    The first column names the rows and stands in each.
+    """
+    first, *rest = columns
+    blocks: list[list[Column]] = [[first]]
+    for column in rest:
+        wider = [*blocks[-1], column]
+        if len(wider) > 2 and len(fitted(wider, width, _GAP)) < len(wider):
+            wider = [first, column]
+            blocks.append(wider)
+        blocks[-1] = wider
+    return [text_grid(block, width) for block in blocks]
 
 
 def notes_grid(labelled: Iterable[tuple[str, str]]) -> Table:

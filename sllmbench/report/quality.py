@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from sllmbench.record import Difference, MachineFacts, Metric, QualityRecord
 
-_SURE = 0.05
+SURE = 0.05
 _DEPTH = "/depth "
 _COUNTS = ("questions", "keys", "documents")
 """What is counted where a share is of things that were right or wrong."""
@@ -87,7 +87,7 @@ def _columns(records: Sequence[QualityRecord]) -> list[Column]:
     columns = [
         Column("figure", tuple(n if f else "" for n, f in zip(names, firsts, strict=True)), 0),
         Column("path", tuple(record.path for record, _ in rows), 0),
-        Column("value", tuple(_value(metric, metric.value) for metric in metrics), 0),
+        Column("value", tuple(figure(metric, metric.value) for metric in metrics), 0),
         Column("95%", tuple(_interval(metric, metric) for metric in metrics), 1),
     ]
     if not any(differences):
@@ -96,7 +96,7 @@ def _columns(records: Sequence[QualityRecord]) -> list[Column]:
         Column(f"− {reference}", tuple(_change(metric) for metric in metrics), 2),
         Column("95%", tuple(_interval(m, m.difference, signed=True) for m in metrics), 3),
         Column("p", tuple(_p(difference) for difference in differences), 4),
-        Column("verdict", tuple(_verdict(metric) for metric in metrics), 2),
+        Column("verdict", tuple(verdict(metric) for metric in metrics), 2),
     ]
     if any(d is not None and d.n_gained is not None for d in differences):
         columns.append(Column("gained, lost", tuple(map(_flips, differences)), 5))
@@ -137,7 +137,7 @@ def _notes(records: Sequence[QualityRecord]) -> list[tuple[str, str]]:
             ),
             (
                 "verdict",
-                f"worse or better where p < {_SURE}, a figure at a time: of twenty equal"
+                f"worse or better where p < {SURE}, a figure at a time: of twenty equal"
                 " figures one is expected to say so",
             ),
         ]
@@ -156,13 +156,15 @@ def _notes(records: Sequence[QualityRecord]) -> list[tuple[str, str]]:
     ]
 
 
-def _is_share(metric: Metric) -> bool:
+def is_share(metric: Metric) -> bool:
+    """Whether the figure is a share of things, shown in percent."""
     return metric.name.startswith("top-") or (metric.counted in _COUNTS and metric.value <= 1)
 
 
-def _value(metric: Metric, value: float, *, signed: bool = False) -> str:
+def figure(metric: Metric, value: float, *, signed: bool = False) -> str:
+    """A value of the metric's kind, in percent where it is a share."""
     sign = "+" if signed and value >= 0 else ""
-    if _is_share(metric):
+    if is_share(metric):
         return f"{sign}{100 * value:.1f}%"
     return sign + (number(value, 4) if value >= 0 else f"-{number(-value, 4)}")
 
@@ -170,13 +172,13 @@ def _value(metric: Metric, value: float, *, signed: bool = False) -> str:
 def _interval(metric: Metric, of: Metric | Difference | None, *, signed: bool = False) -> str:
     if of is None or of.low is None or of.high is None:
         return MISSING
-    low, high = (_value(metric, bound, signed=signed) for bound in (of.low, of.high))
+    low, high = (figure(metric, bound, signed=signed) for bound in (of.low, of.high))
     return f"{low} … {high}"
 
 
 def _change(metric: Metric) -> str:
     difference = metric.difference
-    return MISSING if difference is None else _value(metric, difference.value, signed=True)
+    return MISSING if difference is None else figure(metric, difference.value, signed=True)
 
 
 def _p(difference: Difference | None) -> str:
@@ -185,12 +187,12 @@ def _p(difference: Difference | None) -> str:
     return "<0.0001" if difference.p_value < 1e-4 else f"{difference.p_value:.4f}"
 
 
-def _verdict(metric: Metric) -> str:
+def verdict(metric: Metric) -> str:
     """Whether the difference is real, as far as the items tell."""
     difference = metric.difference
     if difference is None or difference.p_value is None or metric.higher_is_better is None:
         return MISSING
-    if difference.p_value >= _SURE:
+    if difference.p_value >= SURE:
         return "cannot tell"
     return "better" if (difference.value > 0) == metric.higher_is_better else "worse"
 

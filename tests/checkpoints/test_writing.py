@@ -137,7 +137,8 @@ def test_act_order_comes_back_and_every_path_follows_it(tmp_path: Path, source: 
     ids = torch.arange(1, 30)[None]
     with torch.no_grad():
         expected = load_model(back, "fp32")(ids).logits
-        for path, tolerance in (("gptq", 1e-4), ("unfused-int4", 1e-4), ("int4-g32", 0.5)):
+        close = ("gptq", "unfused-gptq", "unfused-int4")
+        for path, tolerance in (*((name, 1e-4) for name in close), ("int4-g32", 0.5)):
             got = load_model(back, path, arithmetic="exact")(ids).logits
             assert (got - expected).abs().max() < tolerance, path
 
@@ -155,8 +156,11 @@ def test_paths_multiply_what_is_stored(
         layer = resolve(path).linear(back, UP, None)
         rows = layer._weight.dequantize_rows(np.arange(layer.out_features))  # type: ignore[attr-defined]
         np.testing.assert_array_equal(rows, expected.dequantize())
+    unfused = resolve(f"unfused-{kind}").linear(back, UP, None)
+    np.testing.assert_allclose(unfused._expanded().numpy(), expected.dequantize(), rtol=1e-6)  # type: ignore[attr-defined]
     assert kind in default_paths(back)
     other = {"gptq": "awq", "awq": "gptq"}[kind]
+    assert f"not a {other.upper()} folder" in str(resolve(f"unfused-{other}").unsupported(back))
     assert f"not a {other.upper()} folder" in str(resolve(other).unsupported(back))
     assert "not a GGUF file" in str(resolve("gguf").unsupported(back))
 

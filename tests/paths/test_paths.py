@@ -70,3 +70,22 @@ def test_torch_int4pack_layer_matches_the_dequantised_weight() -> None:
     # bf16 scales, activations and result: 2^-8 each of the sum of magnitudes
     bound = 3 * 2.0**-8 * (np.abs(x.float().numpy()) @ np.abs(weight.dequantize()).T)
     assert (np.abs(got - expected) <= bound).all()
+
+
+@pytest.mark.parametrize(
+    "form", ["int2-g32", "int3-g96-asym", "int4-g64", "int4-g64-asym", "int8", "int8-g32-asym"]
+)
+@pytest.mark.parametrize("k", [192, 187])
+def test_an_unfused_layer_expands_to_the_dequantised_weight(form: str, k: int) -> None:
+    from sllmbench.paths.unfused import UnfusedLinear
+
+    rng = np.random.default_rng(5)
+    weight = quantize(rng.standard_normal((33, k), dtype=np.float32), form)
+    layer = UnfusedLinear(weight, None)
+    np.testing.assert_allclose(layer._expanded().numpy(), weight.dequantize(), rtol=1e-6, atol=1e-6)
+    x = rng.standard_normal((3, k), dtype=np.float32)
+    got = layer(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(got, matmul_float64(x, weight), rtol=1e-4, atol=1e-4)
+    assert [use.kernel for use in layer.kernel_uses] == ["torch expand + torch.linear"]
+    offsets = 0 if weight.offsets is None else weight.offsets.nbytes
+    assert layer.stored_bytes == weight.codes.nbytes + weight.scales.nbytes + offsets
