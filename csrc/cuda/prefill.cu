@@ -8,7 +8,7 @@ namespace {
 
 constexpr std::int64_t kAlignment = 256;
 constexpr std::int64_t kLongest = std::int64_t{1} << 30;  // kernels count with int
-constexpr std::int64_t kMostBlockRows = 65535;            // of a grid's y
+constexpr std::int64_t kMostOfGrid = 65535;               // along y: rows of x, blocks of n
 
 std::int64_t aligned(std::int64_t bytes) {
     return divide_up(bytes, kAlignment) * kAlignment;
@@ -49,8 +49,8 @@ const char* refusal(const Product& product, const Device& device) {
     if (!device.has_tensor_cores || device.sm < 75)
         return "prefill kernels need tensor cores of Turing or later: dequantize instead";
     if (product.m < 1 || weight.n < 1 || weight.k < 1) return "a product needs m, n and k above 0";
-    if (product.m > kLongest || weight.k > kLongest || weight.n > kMostBlockRows * kBlockRows)
-        return "prefill kernels take m and k up to 2^30 and n up to 8388480";
+    if (product.m > kMostOfGrid || weight.k > kLongest || weight.n > kMostOfGrid * kBlockRows)
+        return "prefill kernels take m up to 65535, k up to 2^30 and n up to 8388480";
     if (weight.group != 32 && weight.group != 64 && weight.group != 128 && weight.group < weight.k)
         return "prefill kernels take groups of 32, 64, 128 or a whole row";
     return nullptr;

@@ -84,13 +84,17 @@ class Stager {
     int token_, position_, units_left_;
 };
 
+// Where a warp's row blocks begin.
+__device__ __forceinline__ int first_row_block() {
+    return static_cast<int>(blockIdx.y * kWarps + threadIdx.x / 32) * kWarpRowBlocks;
+}
+
 // A lane's way through the weights of its warp's row blocks: what a stage needs is loaded a stage
-// ahead, scales and zero points a fold ahead. Past the end of a row (and of the rows) everything
-// stays where it is: x is zero there (and nothing is written).
-template <int kStageTiles, int kStageLength, int kFold, int kSymmetricZero>
+// ahead. Past the end of a row (and of the rows) it stays where it is: x is zero there (and nothing
+// is written). Groups are `kGroupLength` k; a lane needs `kGroups` of a stage, or one of several.
+template <int kStageTiles, int kStageLength, int kGroupLength, int kGroups, int kSymmetricZero>
 class WeightStream {
  public:
-    static constexpr int kGroups = kFold < kStageLength ? kStageLength / kFold : 1;  // of a stage
     struct Tiles {
         uint4 of[kWarpRowBlocks][kStageTiles];
     };
@@ -99,21 +103,24 @@ class WeightStream {
         std::uint8_t zeros[kWarpRowBlocks][kGroups][2];
     };
 
-    __device__ WeightStream(const Operands& p, int first_block, int stage)
-        : tiles_left_(p.n_tiles - stage * kStageTiles),
-          groups_left_(p.groups - stage * kStageLength / kFold) {
+    // `lane_group`: which of a stage's groups is the lane's first.
+    __device__ WeightStream(const Operands& p, int first_block, int stage, int lane_group) {
         const int lane = static_cast<int>(threadIdx.x) % 32;
+        const int tile = stage * kStageTiles;
+        const int group = min(stage * kStageLength / kGroupLength + lane_group, p.groups - 1);
+        tiles_left_ = p.n_tiles - tile;
+        groups_left_ = p.groups - group;
 #pragma unroll
         for (int b = 0; b < kWarpRowBlocks; ++b) {
             const std::int64_t block = min(first_block + b, (p.n - 1) / kTileRows);
-            tiles_[b] = p.tiles + (block * p.n_tiles + stage * kStageTiles) * 32 + lane;
-            const int group = min(stage * kStageLength / kFold, p.groups - 1);  // a row has one
+            tiles_[b] = p.tiles + (block * p.n_tiles + tile) * 32 + lane;
             const std::int64_t at = (block * p.groups + group) * kTileRows + lane / 4;
             scales_[b] = p.scales + at;
             zeros_[b] = p.zeros ? p.zeros + at : nullptr;
         }
     }
 
+    // Of the next stage.
     __device__ __forceinline__ Tiles load_tiles() {
         Tiles tiles;
         const int step = tiles_left_ > kStageTiles ? kStageTiles * 32 : 0;
@@ -127,9 +134,10 @@ class WeightStream {
         tiles_left_ -= kStageTiles;
         return tiles;
     }
+    // Of the next stage, or of the next group if that is longer.
     __device__ __forceinline__ Groups load_groups() {
         Groups groups;
-        const int step = groups_left_ > kGroups ? kGroups * kTileRows : 0;
+        const int step = groups_left_ > kGroupStep ? kGroupStep * kTileRows : 0;
 #pragma unroll
         for (int b = 0; b < kWarpRowBlocks; ++b) {
 #pragma unroll
@@ -145,19 +153,20 @@ class WeightStream {
             scales_[b] += step;
             if (zeros_[b]) zeros_[b] += step;
         }
-        groups_left_ -= kGroups;
+        groups_left_ -= kGroupStep;
         return groups;
     }
 
  private:
+    static constexpr int kGroupStep = kStageLength > kGroupLength ? kStageLength / kGroupLength : 1;
     const uint4* tiles_[kWarpRowBlocks];
     const __half* scales_[kWarpRowBlocks];
     const std::uint8_t* zeros_[kWarpRowBlocks];
     int tiles_left_, groups_left_;
 };
 
-// A lane's results of one row block and token tile, rows g (0, 1) and g + 8 (2, 3), tokens 2t and
-// 2t + 1, times `factors` of the tokens.
+// A lane's results of one row block and token tile: rows g (0, 1) and g + 8 (2, 3), tokens 2t and
+// 2t + 1.
 __device__ __forceinline__ void write(const Operands& p, int row_block, int token_tile,
                                       const float (&values)[4]) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -173,6 +182,17 @@ __device__ __forceinline__ void write(const Operands& p, int row_block, int toke
         else
             p.y[place] = __float2half_rn(value);
     }
+}
+
+template <int kTokenTiles>
+__device__ __forceinline__ void write_all(const Operands& p, int first_block,
+                                          const float (&values)[kWarpRowBlocks][kTokenTiles][4]) {
+#pragma unroll
+    for (int b = 0; b < kWarpRowBlocks; ++b)
+#pragma unroll
+        for (int tile = 0; tile < kTokenTiles; ++tile)
+            write(p, first_block + b, static_cast<int>(blockIdx.x) * kTokenTiles + tile,
+                  values[b][tile]);
 }
 
 }  // namespace sllmbench::cuda::prefill

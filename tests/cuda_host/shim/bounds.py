@@ -1,0 +1,108 @@
+"""How far a kernel's result may be from the float64 oracle, by the arithmetic that it declares.
+
+Let u = 2^-11 and v = 2^-24 be half an ulp of 1 in fp16 and float32, T = |scale (code - zero)|.
+
+- Every kernel ends in one rounding to fp16: u |y|, or 2^-25 where y is subnormal.
+- Sums in float32: k products and a few factors in any order, (k + 16) v sum |x| T.
+- A family that sums in fp16 inside a group closes a sum after at most ``steps`` roundings (16: 128 k
+  in steps of 8 on tensor cores, or 16 products of fp16 pairs), so each product is rounded at most so
+  often: ((1 + u)^steps - 1) sum |x| T; and each rounding near 0 errs by up to 2^-25 of the unit the
+  codes are in (16, or 128 for 8 bits), for each of at most ``chains`` sums of a group: so
+  steps chains 2^-25 unit sum over groups |scale|.
+- int8 activations are what the kernel makes of x: against those, products are exact inside a group.
+  Against x itself each differs by half a step: sum step / 2 |w|. A quotient x / scale in float32
+  that falls just past a half may round the other way: half a step times 1 + 2^-12.
+
+At large k such bounds let one wrong code bit pass. So `equal_case` makes products that every order
+of sums, in fp16 too, gives exactly; those must be equal to the rounded oracle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from shim.weights import Weight
+
+U, V = 2.0**-11, 2.0**-24
+TINY = 2.0**-25  # half of fp16's smallest subnormal number
+
+
+class Sums(NamedTuple):
+    """Roundings to fp16 that a product can meet before its sum is closed, and sums a group."""
+
+    steps: int
+    chains: int
+
+
+IN_FLOAT32 = Sums(0, 0)
+BY_TENSOR_CORES = Sums(16, 1)
+BY_HALF_PAIRS = Sums(16, 8)
+_UNITS = {4: 16, 8: 128}
+
+
+class Bound(NamedTuple):
+    """What a result is held to, both [m, n]."""
+
+    reference: Any
+    allowed: Any
+
+    def near(self, y: Any) -> Any:
+        """Which values are near enough; a NaN is not."""
+        return np.abs(y.astype(np.float64) - self.reference) <= self.allowed
+
+    def holds(self, y: Any) -> bool:
+        """Whether all are."""
+        return bool(self.near(y).all())
+
+
+def quantised(x: Any) -> tuple[Any, Any]:
+    """x as int8 codes (half to even) and the float32 scale of each row [m, 1]."""
+    scale = np.abs(x).max(axis=1, keepdims=True).astype(np.float32) / np.float32(127)
+    quotient = x.astype(np.float32) / np.where(scale == 0, np.float32(1), scale)
+    return np.rint(quotient), scale
+
+
+def bounds(weight: Weight, x: Any, sums: Sums, *, int8: bool) -> list[Bound]:
+    """What y must be within, all of it."""
+    x = weight.in_order(x).astype(np.float64)
+    true = x @ weight.values.T
+    if not int8:
+        return [_bound(weight, x, true, sums, 0)]
+    codes, scale = quantised(x.astype(np.float16))
+    seen = codes.astype(np.float64) * scale
+    step = np.broadcast_to(scale.astype(np.float64), x.shape)
+    halves = (step / 2 * (1 + 2.0**-12)) @ np.abs(weight.values).T
+    return [
+        _bound(weight, seen, seen @ weight.values.T, sums, 0),
+        _bound(weight, seen, true, sums, halves),
+    ]
+
+
+def _bound(weight: Weight, x: Any, reference: Any, sums: Sums, more: Any) -> Bound:
+    terms = np.abs(x) @ np.abs(weight.values).T
+    rounding = ((1 + U) ** sums.steps - 1 + (weight.k + 16) * V) * terms
+    scales = np.abs(weight.scales.astype(np.float64)).sum(axis=1)
+    rounding = rounding + sums.steps * sums.chains * TINY * _UNITS[weight.bits] * scales
+    before = rounding + more
+    return Bound(reference, before + np.maximum(U * (np.abs(reference) + before), TINY))
+
+
+def equal_case(weight: Weight, m: int, seed: int, *, int8: bool) -> tuple[Weight, Any]:
+    """A weight and x whose product is exact in any order: powers of two and small integers.
+
+    x is sparse, so that the sum of codes times x in 128 k stays below the 2048 up to which fp16 has
+    every integer. For int8, one x a row is 127, which makes the row's scale 1.
+    """
+    rng = np.random.default_rng(seed)
+    powers = np.array([-0.5, -0.25, 0.25, 0.5], np.float16)
+    weight = replace(weight, scales=rng.choice(powers, weight.scales.shape))
+    integers = [-2, -1, 1, 2] if weight.bits == 4 else [-1, 1]
+    x = rng.choice(np.array(integers, np.float16), (m, weight.k))
+    x[rng.random(x.shape) < (0.5 if weight.bits == 4 else 0.98)] = 0
+    if int8:
+        x[np.arange(m), rng.integers(0, weight.k, m)] = 127
+    return weight, x
