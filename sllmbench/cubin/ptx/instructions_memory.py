@@ -18,7 +18,7 @@ from sllmbench.cubin.ptx.state import (
     access_bytes,
     elements,
 )
-from sllmbench.cubin.ptx.syntax import Address, Immediate, Symbol
+from sllmbench.cubin.ptx.syntax import Immediate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,6 +101,8 @@ def _space(state: State, i: Instruction) -> Space:
         return state.local
     if "const" in i.modifiers:
         return state.constants
+    if "param" in i.modifiers:
+        return state.parameters
     if "nc" in i.modifiers:
         return _ReadOnlyCache(state)
     # A module's variables are global too, and lie elsewhere than buffers.
@@ -120,8 +122,6 @@ def _observer(state: State, i: Instruction) -> Callable[[Array, Array], None]:
 def _load(state: State, i: Instruction) -> Step:
     scalar = i.types[-1]
     targets = [state.target(element, scalar) for element in elements(i.operands[0])]
-    if "param" in i.modifiers:
-        return _load_parameter(state, i, targets)
     space, address = _space(state, i), state.addresses(i.operands[1])
     observe = _observer(state, i)
 
@@ -131,20 +131,6 @@ def _load(state: State, i: Instruction) -> Step:
         observe(lanes, addresses)
         for column, target in enumerate(targets):
             target[index] = values[:, column]
-
-    return load
-
-
-def _load_parameter(state: State, i: Instruction, targets: list[Array]) -> Step:
-    scalar, place = i.types[-1], i.operands[1]
-    if not isinstance(place, Address) or not isinstance(place.base, Symbol):
-        raise UnknownInstructionError("a parameter that is not given by name")
-    start = state.entry.parameters.by_name[place.base.name].offset + place.offset
-    values = np.frombuffer(state.parameters, scalar.dtype, len(targets), start)
-
-    def load(index: Index) -> None:
-        for target, value in zip(targets, values, strict=True):
-            target[index] = value
 
     return load
 

@@ -135,13 +135,16 @@ def _exact_sum(products: Array, c: Array) -> Array:
     A product of two float16 is a multiple of 2**-48 below 2**32. Cut at 2**-8, either part of each
     has at most 41 bits, so that eight of them sum exactly.
     """
-    finite = np.isfinite(products)
     upper = np.rint(products * 256) / 256
-    lower = np.where(finite, products - upper, 0)
+    lower = products - upper
+    if not np.isfinite(products).all():
+        lower = np.where(np.isfinite(products), lower, 0)
     total = sum_of_three_to_odd(upper.sum(axis=-1), lower.sum(axis=-1), c)
     # Zeros sum to -0 where none of them is +0; numbers that cancel, to +0.
-    negative = np.signbit(products).all(axis=-1) & np.signbit(c)
-    return np.where(total == 0, np.where(negative, -0.0, 0.0), total)
+    zero = np.nonzero(total == 0)
+    negative = np.signbit(products[zero]).all(axis=-1) & np.signbit(c[zero])
+    total[zero] = np.where(negative, -0.0, 0.0)
+    return total
 
 
 @mma("ldmatrix", modifiers="sync aligned m8n8 x1 x2 x4 trans shared shared::cta")

@@ -57,9 +57,10 @@ class State:
         """These blocks' threads before their first instruction; lengths are x, y, z."""
         threads = block[0] * block[1] * block[2]
         self.threads_per_block = threads
-        self.entry, self.memory, self.parameters = entry, memory, parameters
+        self.entry, self.memory = entry, memory
         self.observe = observe
-        self.constants = Memory()
+        self.parameters, self.constants = Memory(), Memory()
+        self.parameters.register(0, parameters, writable=False)
         self.constants.register(CONSTANTS_ADDRESS, entry.constant_data, writable=False)
         self.lanes_per_block = threads + -threads % 32
         self.lane_count = len(blocks) * self.lanes_per_block
@@ -125,6 +126,7 @@ class State:
         for variables, start in (
             (self.entry.shared, 0),
             (self.entry.local, 0),
+            (self.entry.parameters, 0),
             (self.entry.constants, CONSTANTS_ADDRESS),
         ):
             if symbol.name in variables.by_name:

@@ -72,7 +72,7 @@ def test_structs_come_by_value(launch: Any) -> None:
     text = """.visible .entry f(.param .align 8 .b8 f_param_0[24], .param .u32 f_param_1)
     { .reg .b32 %r<4>; .reg .b64 %rd<2>;
       ld.param.u64 %rd0, [f_param_0+16]; ld.param.v2.u32 {%r0, %r1}, [f_param_0];
-      ld.param.u32 %r2, [f_param_1];
+      mov.b64 %rd1, f_param_1; ld.param.u32 %r2, [%rd1];
       st.global.u32 [%rd0], %r0; st.global.u32 [%rd0+4], %r1; st.global.u32 [%rd0+8], %r2; ret; }"""
     entry = Module.parse(text).entry("f")
     struct = np.array([7, 8, 0, 0, 0x1000, 0], np.uint32).tobytes()

@@ -108,11 +108,11 @@ def test_nothing_is_lost_where_all_but_the_smallest_cancels(launch: Any) -> None
     a, b, c = np.zeros((16, 8)), np.zeros((8, 8)), np.zeros((16, 8), np.float16)
     tiny = 2.0**-24  # the least that float16 has
     a[0, :3], b[:3, 0] = (65504, 65504, tiny), (65504, -65504, 1)
-    a[1, :2], b[:2, 1] = (1, tiny), (2048, 2.0**-14)  # 2048 + 2**-38 + 1 rounds up, not to even
-    c[1, 1] = 1
+    # 32784 lies between two float16; 2**-48 more decides, and float64 has no room for it.
+    a[1, :2], b[:2, 1], c[1, 1] = (1, tiny), (32768, tiny), 16
     d = multiply(launch, a, b, c)
     assert d[0, 0] == tiny
-    assert d[1, 1] == 2050
+    assert d[1, 1] == 32800
 
 
 def test_zeros_infinities_and_nan(launch: Any) -> None:

@@ -40,6 +40,10 @@ def run(launch: Any, body: str, threads: int) -> None:
          "setp.eq.u32 %p0, %tid, 63; @%p0 st.shared.u32 [%r0], 2;", "read"),
         (32, f"{LEADER}st.shared.u32 [%r0], 1; {BARRIER} ld.shared.u32 %r5, [%r0];"
          "setp.eq.u32 %p0, %tid, 31; @%p0 st.shared.u32 [%r0], 2;", "read"),
+        # One warp after the other; the second one's meeting says nothing of the first.
+        (64, f"{LEADER}st.shared.u32 [%r0], 1; {BARRIER} setp.lt.u32 %p1, %tid, 32;"
+         "@%p1 ld.shared.u32 %r5, [%r0]; @!%p1 ld.shared.u32 %r5, [%r0]; bar.warp.sync -1;"
+         "setp.eq.u32 %p0, %tid, 63; @%p0 st.shared.u32 [%r0], 2;", "read"),
     ],
 )  # fmt: skip
 def test_a_race_is_a_fault(threads: int, body: str, verb: str, launch: Any) -> None:
