@@ -18,6 +18,14 @@ from sllmbench.record.base import (
     Origin,
 )
 from sllmbench.record.benchmark import BENCHMARK_SCHEMA_VERSION, BenchmarkRecord
+from sllmbench.record.cubin import (
+    CUBIN_SCHEMA_VERSION,
+    CubinRecord,
+    Emulated,
+    KernelCode,
+    MainLoop,
+    Occupancy,
+)
 from sllmbench.record.energy import Energy
 from sllmbench.record.kernel import KERNEL_SCHEMA_VERSION, KernelRecord
 from sllmbench.record.memory import PhaseMemory
@@ -42,23 +50,29 @@ AnyRecord = Annotated[
 
 __all__ = [
     "BENCHMARK_SCHEMA_VERSION",
+    "CUBIN_SCHEMA_VERSION",
     "KERNEL_SCHEMA_VERSION",
     "QUALITY_SCHEMA_VERSION",
     "SCHEMA_VERSION",
     "AnyRecord",
     "Arithmetic",
     "BenchmarkRecord",
+    "CubinRecord",
     "Difference",
+    "Emulated",
     "Energy",
     "Frozen",
     "GpuState",
     "Interference",
     "Interval",
+    "KernelCode",
     "KernelRecord",
     "KernelUse",
     "LayerKernel",
     "MachineFacts",
+    "MainLoop",
     "Metric",
+    "Occupancy",
     "Origin",
     "PhaseMemory",
     "Quality",

@@ -4,11 +4,12 @@ Let u = 2^-11 and v = 2^-24 be half an ulp of 1 in fp16 and float32, T = |scale 
 
 - Every kernel ends in one rounding to fp16: u |y|, or 2^-25 where y is subnormal.
 - Sums in float32: k products and a few factors in any order, (k + 16) v sum |x| T.
-- A family that sums in fp16 inside a group closes a sum after at most ``steps`` roundings (16: 128 k
-  in steps of 8 on tensor cores, or 16 products of fp16 pairs), so each product is rounded at most so
-  often: ((1 + u)^steps - 1) sum |x| T; and each rounding near 0 errs by up to 2^-25 of the unit the
-  codes are in (16, or 128 for 8 bits), for each of at most ``chains`` sums of a group: so
-  steps chains 2^-25 unit sum over groups |scale|.
+- Sums in fp16 are closed after at most 16 roundings (128 k in steps of 8 on tensor cores, or 16
+  products of pairs), which each product meets at most all: ((1 + u)^16 - 1) sum |x| T. Tensor cores
+  take weights rounded to fp16 once, which is one more, and 2^-25 |x| where those are subnormal.
+- Each of these roundings near 0 errs by up to 2^-25 of the sum's unit. On tensor cores that is 1,
+  for 16 roundings a 128 k. Pairs sum codes in units of 16 (8 bits: 128), which the scale multiplies
+  later, 16 roundings in each of 8 sums of a group: 128 2^-25 unit sum over groups |scale|.
 - int8 activations are what the kernel makes of x: against those, products are exact inside a group.
   Against x itself each differs by half a step: sum step / 2 |w|. A quotient x / scale in float32
   that falls just past a half may round the other way: half a step times 1 + 2^-12.
@@ -20,6 +21,7 @@ of sums, in fp16 too, gives exactly; those must be equal to the rounded oracle.
 from __future__ import annotations
 
 from dataclasses import replace
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -31,16 +33,14 @@ U, V = 2.0**-11, 2.0**-24
 TINY = 2.0**-25  # half of fp16's smallest subnormal number
 
 
-class Sums(NamedTuple):
-    """Roundings to fp16 that a product can meet before its sum is closed, and sums a group."""
+class Sums(Enum):
+    """Where a family rounds before the end."""
 
-    steps: int
-    chains: int
+    FLOAT32 = auto()
+    TENSOR_CORES = auto()
+    HALF_PAIRS = auto()
 
 
-IN_FLOAT32 = Sums(0, 0)
-BY_TENSOR_CORES = Sums(16, 1)
-BY_HALF_PAIRS = Sums(16, 8)
 _UNITS = {4: 16, 8: 128}
 
 
@@ -84,9 +84,14 @@ def bounds(weight: Weight, x: Any, sums: Sums, *, int8: bool) -> list[Bound]:
 
 def _bound(weight: Weight, x: Any, reference: Any, sums: Sums, more: Any) -> Bound:
     terms = np.abs(x) @ np.abs(weight.values).T
-    rounding = ((1 + U) ** sums.steps - 1 + (weight.k + 16) * V) * terms
-    scales = np.abs(weight.scales.astype(np.float64)).sum(axis=1)
-    rounding = rounding + sums.steps * sums.chains * TINY * _UNITS[weight.bits] * scales
+    rounding = (weight.k + 16) * V * terms
+    if sums is Sums.TENSOR_CORES:
+        tiny = np.abs(x).sum(axis=1, keepdims=True) + 16 * -(-weight.k // 128)
+        rounding = rounding + ((1 + U) ** 17 - 1) * terms + TINY * tiny
+    if sums is Sums.HALF_PAIRS:
+        scales = np.abs(weight.scales.astype(np.float64)).sum(axis=1)
+        tiny = 16 * 8 * _UNITS[weight.bits] * scales
+        rounding = rounding + ((1 + U) ** 16 - 1) * terms + TINY * tiny
     before = rounding + more
     return Bound(reference, before + np.maximum(U * (np.abs(reference) + before), TINY))
 
@@ -102,7 +107,7 @@ def equal_case(weight: Weight, m: int, seed: int, *, int8: bool) -> tuple[Weight
     weight = replace(weight, scales=rng.choice(powers, weight.scales.shape))
     integers = [-2, -1, 1, 2] if weight.bits == 4 else [-1, 1]
     x = rng.choice(np.array(integers, np.float16), (m, weight.k))
-    x[rng.random(x.shape) < (0.5 if weight.bits == 4 else 0.98)] = 0
+    x[rng.random(x.shape) < (0.5 if weight.bits == 4 else 0.99)] = 0
     if int8:
         x[np.arange(m), rng.integers(0, weight.k, m)] = 127
     return weight, x

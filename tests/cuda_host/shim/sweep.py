@@ -15,14 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from shim.bounds import (
-    BY_HALF_PAIRS,
-    BY_TENSOR_CORES,
-    IN_FLOAT32,
-    Sums,
-    bounds,
-    equal_case,
-)
+from shim.bounds import Sums, bounds, equal_case
 from shim.library import Device, Library
 from shim.weights import Weight, random_weight
 
@@ -43,7 +36,7 @@ class Family:
 
     def sums_on(self, device: Device) -> Sums:
         """How it sums there."""
-        return self.sums if device.has_tensor_cores or self.activations == 8 else BY_HALF_PAIRS
+        return self.sums if device.has_tensor_cores or self.activations == 8 else Sums.HALF_PAIRS
 
 
 TURING, AMPERE = Device(), Device(80, multiprocessors=108)
@@ -52,12 +45,12 @@ ONE = Device(75, multiprocessors=1)  # one multiprocessor has no use for shares 
 DECODE, PREFILL = (1, 2, 3, 4, 5, 8), (1, 7, 16, 17, 33, 70)
 WITHOUT_CORES, WITH_CORES = (TURING, GTX16, ONE), (TURING, AMPERE, ONE)
 FAMILIES = {
-    "decode_w4a16": Family(4, 16, DECODE, (False, True), WITHOUT_CORES, IN_FLOAT32),
-    "decode_w8a16": Family(8, 16, DECODE, (False,), WITHOUT_CORES, IN_FLOAT32),
-    "decode_w8a8": Family(8, 8, DECODE, (False,), WITHOUT_CORES, IN_FLOAT32),
-    "prefill_w4a16": Family(4, 16, PREFILL, (False, True), WITH_CORES, BY_TENSOR_CORES),
-    "prefill_w8a16": Family(8, 16, PREFILL, (False, True), WITH_CORES, BY_TENSOR_CORES),
-    "prefill_w8a8": Family(8, 8, PREFILL, (False,), WITH_CORES, IN_FLOAT32),
+    "decode_w4a16": Family(4, 16, DECODE, (False, True), WITHOUT_CORES, Sums.FLOAT32),
+    "decode_w8a16": Family(8, 16, DECODE, (False,), WITHOUT_CORES, Sums.FLOAT32),
+    "decode_w8a8": Family(8, 8, DECODE, (False,), WITHOUT_CORES, Sums.FLOAT32),
+    "prefill_w4a16": Family(4, 16, PREFILL, (False, True), WITH_CORES, Sums.TENSOR_CORES),
+    "prefill_w8a16": Family(8, 16, PREFILL, (False, True), WITH_CORES, Sums.TENSOR_CORES),
+    "prefill_w8a8": Family(8, 8, PREFILL, (False,), WITH_CORES, Sums.FLOAT32),
 }
 GROUPS = (32, 64, 128, 0)  # 0: a row
 ODD_SHAPES = ((1, 1), (3, 5), (16, 64), (33, 129), (77, 1000), (1000, 77), (65, 256), (20, 8191))
