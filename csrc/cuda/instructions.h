@@ -65,6 +65,16 @@ __device__ __forceinline__ void mma_m8n8k16(std::int32_t (&d)[2], std::uint32_t 
 #endif
 }
 
+// Stop the whole launch with an error, from a place that cannot be reached unless something is
+// wrong.
+__device__ __forceinline__ void fault() {
+#ifdef SLLMBENCH_CUDA_HOST
+    cuda_host::fail("a fault that the kernel raised", cuda_host::Where::current());
+#else
+    __trap();
+#endif
+}
+
 // 16 bytes that are read once: not kept in L1.
 __device__ __forceinline__ uint4 load_once(const uint4* from) {
 #ifdef SLLMBENCH_CUDA_HOST

@@ -203,7 +203,7 @@ __global__ void __launch_bounds__(kThreads) multiply_f16(const Operands p) {
     if constexpr (kBuilt<kAsync>)
         multiply_block_f16<Codes, kGroup, kTokenTiles, kAsync>(p);
     else
-        not_built();
+        fault();
 }
 
 template <class Codes>

@@ -6,23 +6,17 @@
 
 namespace sllmbench::cuda::prefill {
 
-// A GPU's code has of both ways to stage the one that its devices are given, and stops with a fault
-// in the other; the tests' shim has both.
+// A GPU's code has of both ways to stage the one that its devices are given, and faults in the
+// other; the tests' shim has both.
 #ifdef SLLMBENCH_CUDA_HOST
 template <bool kAsync>
 inline constexpr bool kBuilt = true;
-inline void not_built() {}
-#else
-#ifdef SLLMBENCH_COPY_ASYNC
+#elif defined(SLLMBENCH_COPY_ASYNC)
 template <bool kAsync>
 inline constexpr bool kBuilt = kAsync;
 #else
 template <bool kAsync>
 inline constexpr bool kBuilt = !kAsync;
-#endif
-__device__ __forceinline__ void not_built() {
-    __trap();
-}
 #endif
 
 // Stages of `kTokens` tokens into shared memory. Eight threads bring a token's stage, each always

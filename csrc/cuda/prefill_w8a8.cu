@@ -149,7 +149,7 @@ __global__ void __launch_bounds__(kThreads) multiply_i8(const Operands p) {
     if constexpr (kBuilt<kAsync>)
         multiply_block<kGroup, kTokenTiles, kAsync>(p);
     else
-        not_built();
+        fault();
 }
 
 const char* refusal_i8(const Product& product, const Device& device) {
