@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from sllmbench.record import KernelCode, MainLoop
 
 _ROUNDING = 1e-9
+_BUILD = re.compile(r"(?<=_GLOBAL__N__)[0-9a-f]{8}|(?<=_cu_)[0-9a-f]{8}")
+"""What nvcc puts into the names of an anonymous namespace: it changes with path and build."""
 
 
 def read(path: Path) -> CubinRecord:
@@ -49,10 +52,10 @@ def worse(now: CubinRecord, before: CubinRecord) -> list[str]:
         raise InputError(
             f"--baseline is of {before.arch} on {before.device}, this is {now.arch} on {now.device}"
         )
-    kernels = {kernel.mangled: kernel for kernel in now.kernels}
+    kernels = {_identity(kernel): kernel for kernel in now.kernels}
     lines = []
     for old in before.kernels:
-        new = kernels.get(old.mangled)
+        new = kernels.get(_identity(old))
         if new is None:
             lines.append(f"{old.name}: is gone")
         else:
@@ -62,8 +65,12 @@ def worse(now: CubinRecord, before: CubinRecord) -> list[str]:
 
 def added(now: CubinRecord, before: CubinRecord) -> list[str]:
     """Names of kernels that the baseline does not know, so that nothing of them was compared."""
-    known = {kernel.mangled for kernel in before.kernels}
-    return [kernel.name for kernel in now.kernels if kernel.mangled not in known]
+    known = {_identity(kernel) for kernel in before.kernels}
+    return [kernel.name for kernel in now.kernels if _identity(kernel) not in known]
+
+
+def _identity(kernel: KernelCode) -> str:
+    return _BUILD.sub("", kernel.mangled)
 
 
 def _changes(new: KernelCode, old: KernelCode) -> Iterator[str]:

@@ -130,6 +130,18 @@ def test_kernels_that_come_and_go(before: CubinRecord) -> None:
     assert baseline.added(before, fewer) == [before.kernels[0].name]
 
 
+def test_an_anonymous_namespace_is_the_same_in_another_build(before: CubinRecord) -> None:
+    builds = [
+        changed(before, "stream", mangled=f"_ZN47_GLOBAL__N__{a}_14_activations_cu_{b}4sumEv")
+        for a, b in [("caa6c994", "90384a92"), ("00000000", "ffffffff")]
+    ]
+    assert baseline.worse(*builds) == baseline.added(*builds) == []
+    elsewhere = changed(
+        before, "stream", mangled="_ZN47_GLOBAL__N__caa6c994_14_activation2_cu_90384a924sumEv"
+    )
+    assert baseline.worse(elsewhere, builds[0]) == ["stream: is gone"]
+
+
 def test_only_like_is_compared_with_like(before: CubinRecord) -> None:
     other = before.model_copy(update={"device": "a100", "arch": "sm_80"})
     with pytest.raises(InputError, match="sm_80 on a100, this is sm_75 on t4"):
