@@ -76,10 +76,11 @@ struct WeightStream {
 
     __device__ uint4 tile(int i) const { return load_once(tiles_ + i * 32); }
 
-    // Of a tile's group; of the last one where the tile has none: it may be half empty.
+    // Of a tile's group, counted from the span's first. A last tile may lack the second of two.
     __device__ GroupConstants<Arithmetic> constants(int tile, int last_group) const {
-        const int place =
-            min(tile * kTileLength / kGroup, last_group - half_of(threadIdx.x)) * kTileRows;
+        int group = tile * kTileLength / kGroup;
+        if (kGroup < kTileLength) group = min(group, last_group - half_of(threadIdx.x));
+        const int place = group * kTileRows;
         GroupConstants<Arithmetic> constants;
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
