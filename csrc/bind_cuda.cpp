@@ -58,12 +58,14 @@ const cuda::Kernel& chosen(const Product& product, const cuda::Device& device) {
     return *choice.kernel;
 }
 
-// What a product of m rows will take: the kernel's name and bytes of workspace.
+// What a product of m rows will take: the kernel's name and bytes of workspace. Where x lies
+// counts: rows that are not aligned are copied.
 std::pair<std::string, std::int64_t> plan(const cuda::Weight& weight, const DeviceHandle& device,
-                                          std::int64_t m, const std::string& arithmetic) {
+                                          std::int64_t m, Address x, std::int64_t stride_x,
+                                          const std::string& arithmetic) {
     if (m < 1) throw py::value_error("m must be at least 1, not " + std::to_string(m));
-    const Product product{weight, parse_activations(arithmetic), m, nullptr, weight.k, nullptr,
-                          nullptr};
+    const Product product{
+        weight, parse_activations(arithmetic), m, at<const __half>(x), stride_x, nullptr, nullptr};
     const cuda::Kernel& kernel = chosen(product, device.facts.device);
     return {kernel.name, kernel.workspace_bytes(product, device.facts.device)};
 }
@@ -140,7 +142,7 @@ void bind_cuda(py::module_& module) {
              py::arg("group"), py::arg("tiles"), py::arg("scales"), py::arg("zeros") = 0,
              py::arg("order") = 0);
     module.def("cuda_plan", &plan, py::arg("weight"), py::arg("device"), py::kw_only(),
-               py::arg("m"), py::arg("arithmetic"),
+               py::arg("m"), py::arg("x"), py::arg("stride_x"), py::arg("arithmetic"),
                "The kernel that will multiply m rows, and the bytes of workspace that it wants.");
     module.def("cuda_matmul", &multiply, py::arg("weight"), py::arg("device"), py::kw_only(),
                py::arg("m"), py::arg("x"), py::arg("stride_x"), py::arg("y"), py::arg("workspace"),

@@ -129,7 +129,13 @@ class CudaWeight:
 def cuda_unavailable() -> str | None: ...
 def cuda_device_count() -> int: ...
 def cuda_plan(
-    weight: CudaWeight, device: CudaDevice, *, m: int, arithmetic: Arithmetic
+    weight: CudaWeight,
+    device: CudaDevice,
+    *,
+    m: int,
+    x: int,
+    stride_x: int,
+    arithmetic: Arithmetic,
 ) -> tuple[str, int]: ...
 def cuda_matmul(
     weight: CudaWeight,

@@ -416,7 +416,7 @@ def test_random_weights_have_a_seeded_prompt_and_no_quality() -> None:
         (["fp32"], {"eval_tokens": 2}, "eval_tokens must be at least 3, not 2"),
         (["fp32"], {"n_prompt": 511}, "n_prompt . n_gen is 513 .* at most 512 positions"),
         (["fp32"], {"arithmetic": "float"}, "unknown arithmetic 'float'; choose exact or int8"),
-        (["fp32"], {"device": "tpu"}, "device 'tpu' has no paths"),
+        (["fp32"], {"device": "tpu"}, "unknown device 'tpu'; choose cpu"),
         (["fp32"], {"eval_tokens": 4001}, "has 4000 tokens and 4001 are needed"),
         (["fp32"], {"text": "nonsense"}, "unknown text 'nonsense'"),
         (["fp32"], {"text": "no/such.txt"}, "cannot read the text no/such.txt: No such file"),

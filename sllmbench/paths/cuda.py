@@ -32,6 +32,7 @@ From 512 rows on the expansion is less than the product, which cuBLAS does close
 """
 _GROUPS = (32, 64, 128)
 _DECODE_ROWS = 8  # the most of a kernel that needs no tensor cores
+_ALIGNMENT = 256  # of a workspace; torch says of its memory no more than what it does today
 _LANE_ROWS, _TILE_ROWS = 8, 16  # as csrc/cuda/layouts.h
 
 
@@ -83,7 +84,7 @@ class DeviceWeight:
         self._zeros = None if zeros is None else _copy(zeros, device)
         self._order = None if weight.order is None else _copy(weight.order, device)
         self._arithmetic: Arithmetic = arithmetic
-        self._plans: dict[int, tuple[str, int]] = {}
+        self._workspaces: dict[tuple[int, int, int], int] = {}
         held = (self._tiles, self._scales, self._zeros, self._order)
         self.nbytes = sum(each.nbytes for each in held if each is not None)
 
@@ -113,7 +114,7 @@ class DeviceWeight:
         y = torch.empty(m, self.n, dtype=torch.float16, device=x.device)
         if m == 0:
             return y, KernelUse("none", isa, "float16" if exact else "int8", self._format)
-        workspace = self._workspace(m, device, x.device)
+        workspace = self._workspace(x, device)
         kernel = _native.cuda_matmul(
             self._address,
             device,
@@ -121,7 +122,7 @@ class DeviceWeight:
             x=x.data_ptr(),
             stride_x=x.stride(0),
             y=y.data_ptr(),
-            workspace=0 if workspace is None else workspace.data_ptr(),
+            workspace=0 if workspace is None else _aligned(workspace.data_ptr()),
             stream=stream_of(x.device),
             arithmetic=self._arithmetic,
         )
@@ -130,7 +131,7 @@ class DeviceWeight:
 
     def _in_slices(self, x: torch.Tensor) -> tuple[torch.Tensor, KernelUse]:
         """int8 on GTX 16: only the kernels for few rows do without tensor cores."""
-        parts = [self.multiply(rows, None) for rows in x.split(_DECODE_ROWS)]
+        parts = [self.multiply(rows, None) for rows in torch.split(x, _DECODE_ROWS)]
         return torch.cat([part for part, _ in parts]), parts[0][1]
 
     def dequantize(self) -> torch.Tensor:
@@ -177,19 +178,30 @@ class DeviceWeight:
             order=0 if self._order is None else self._order.data_ptr(),
         )
 
-    def _workspace(
-        self, m: int, device: _native.CudaDevice, where: torch.device
-    ) -> torch.Tensor | None:
-        if m not in self._plans:
+    def _workspace(self, x: torch.Tensor, device: _native.CudaDevice) -> torch.Tensor | None:
+        size = self._workspace_bytes(x, device)
+        if size == 0:
+            return None
+        return torch.empty(size + _ALIGNMENT - 1, dtype=torch.uint8, device=x.device)
+
+    def _workspace_bytes(self, x: torch.Tensor, device: _native.CudaDevice) -> int:
+        """Kernels copy rows that are not aligned, so it depends on where x lies."""
+        m, stride_x, address = x.shape[0], x.stride(0), x.data_ptr()
+        key = (m, stride_x, address % _ALIGNMENT)
+        if key not in self._workspaces:
             try:
-                self._plans[m] = _native.cuda_plan(
-                    self._address, device, m=m, arithmetic=self._arithmetic
+                _, self._workspaces[key] = _native.cuda_plan(
+                    self._address,
+                    device,
+                    m=m,
+                    x=address,
+                    stride_x=stride_x,
+                    arithmetic=self._arithmetic,
                 )
             except ValueError as error:
                 shape = f"[{m}, {self.k}] × {self._format} [{self.n}, {self.k}]"
                 raise InputError(f"{shape} on {device.name}: {error}") from None
-        size = self._plans[m][1]
-        return None if size == 0 else torch.empty(size, dtype=torch.uint8, device=where)
+        return self._workspaces[key]
 
     def _check(self, x: torch.Tensor) -> None:
         if x.dtype != torch.float16:
@@ -261,6 +273,10 @@ def _codes(weight: QuantTensor) -> NDArray[np.uint8] | NDArray[np.int8]:
         return weight.codes
     shift = np.uint8(8 - weight.format.zero if weight.format.zero else 0)
     return pack_nibbles(weight.codes.view(np.uint8) + shift)
+
+
+def _aligned(address: int) -> int:
+    return -(-address // _ALIGNMENT) * _ALIGNMENT
 
 
 def stream_of(where: torch.device) -> int:

@@ -142,13 +142,15 @@ import numpy as np, torch
 from sllmbench.formats import parse_format
 from sllmbench.paths.cuda import DeviceWeight
 from sllmbench.quantizers import quantize
-weight = quantize(np.ones((16, 64), np.float32), parse_format({format!r}))
+ramp = np.tile(np.linspace(-8, 7, 16, dtype=np.float32), (16, 4))
+weight = quantize(ramp, parse_format({format!r}))
 held = DeviceWeight(weight, {arithmetic!r}, "cpu")
 x = torch.ones({m}, 64, dtype=torch.float16)
 for attempt in range(2):
     try:
         product, use = held.multiply(x)
-        print(use.kernel, float(product[0, 0]))
+        off = product.double().numpy() - weight.dequantize().sum(1)
+        print(use.kernel, "right" if (abs(off) < 0.3).all() else off)
     except (RuntimeError, ValueError) as error:
         print(type(error).__name__, error)
 """
@@ -219,18 +221,18 @@ def test_a_launch_that_fails_is_told_and_the_next_one_runs(
     text = PRODUCT.format(format="int4-g32", arithmetic="exact", m=m)
     first, second = script(text, f"launch=0:{status}")
     assert first.startswith(f"CudaError {kernel}: {told}")
-    assert second == f"{kernel} 64.0"
+    assert second == f"{kernel} right"
 
 
 def test_a_kernel_after_its_gather_can_fail_too() -> None:
     first, second = script(PRODUCT.format(format="int8", arithmetic="int8", m=1), "launch=1:719")
     assert first.startswith("CudaError decode_w8a8: ")
-    assert second == "decode_w8a8 64.0"
+    assert second == "decode_w8a8 right"
 
 
 def test_gtx_16_multiplies_int8_in_slices_of_few_rows() -> None:
     text = PRODUCT.format(format="int8", arithmetic="int8", m=20)
-    assert script(text, "name=NVIDIA GeForce GTX 1660") == ["decode_w8a8 64.0"] * 2
+    assert script(text, "name=NVIDIA GeForce GTX 1660") == ["decode_w8a8 right"] * 2
 
 
 def test_the_current_device_is_put_back() -> None:
