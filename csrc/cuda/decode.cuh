@@ -19,8 +19,6 @@
 //   write(lane, totals)              the totals of the warp, [kTokens][kTotalsStride]
 #pragma once
 
-#include <climits>
-
 #include "cuda/decode.h"
 #include "cuda/instructions.h"
 
@@ -76,10 +74,12 @@ struct WeightStream {
 
     __device__ uint4 tile(int i) const { return load_once(tiles_ + i * 32); }
 
-    // Of a tile's group, counted from the span's first. A last tile may lack the second of two.
+    // Of a tile's group, counted from the span's first. In the rest of k a tile may lack the second
+    // of its groups.
+    template <bool rest>
     __device__ GroupConstants<Arithmetic> constants(int tile, int last_group) const {
         int group = tile * kTileLength / kGroup;
-        if (kGroup < kTileLength) group = min(group, last_group - half_of(threadIdx.x));
+        if (rest && kGroup < kTileLength) group = min(group, last_group - half_of(threadIdx.x));
         const int place = group * kTileRows;
         GroupConstants<Arithmetic> constants;
 #pragma unroll
@@ -104,7 +104,8 @@ struct WeightStream {
     const std::uint8_t* zeros_;
 };
 
-// kTiles tiles from `first` of the span on, at which a group begins.
+// kTiles tiles from `first` of the span on, at which a group begins: a whole span, or one tile of
+// the rest of k.
 template <int kTiles, class Arithmetic, int kGroup>
 __device__ __forceinline__ void multiply_tiles(Arithmetic& sums,
                                                const WeightStream<Arithmetic, kGroup>& weight,
@@ -117,7 +118,7 @@ __device__ __forceinline__ void multiply_tiles(Arithmetic& sums,
     for (int i = 0; i < kTiles; ++i) codes[i] = weight.tile(first + i);
 #pragma unroll
     for (int i = 0; i < kGroups; ++i)
-        constants[i] = weight.constants(first + i * kPerGroup, last_group);
+        constants[i] = weight.template constants<kTiles == 1>(first + i * kPerGroup, last_group);
 #pragma unroll
     for (int i = 0; i < kTiles; ++i) {
         const GroupConstants<Arithmetic>& group = constants[i / kPerGroup];
@@ -142,7 +143,7 @@ __global__ void __launch_bounds__(32 * kDecodeWarps, Arithmetic::kBlocks)
     sums.advance(span * Stream::kTilesInSpan);
 #pragma unroll(Arithmetic::kUnroll)
     for (; span < min(end, whole_spans); span += kDecodeWarps) {
-        multiply_tiles<Stream::kTilesInSpan>(sums, weight, 0, INT_MAX);
+        multiply_tiles<Stream::kTilesInSpan>(sums, weight, 0, p.groups - 1);
         weight.advance(kDecodeWarps);
         sums.advance(kDecodeWarps * Stream::kTilesInSpan);
     }

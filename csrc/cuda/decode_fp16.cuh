@@ -101,7 +101,7 @@ struct TensorCores : Codes<bits> {
     static constexpr bool kZeros = zeros;
     static constexpr int kTokensAtOnce = two_groups ? 4 : 8;
     static constexpr int kTokens = mmas * kTokensAtOnce;
-    static constexpr int kBlocks = two_groups ? 2 : 4, kUnroll = 2;
+    static constexpr int kBlocks = two_groups ? 2 : 4, kUnroll = mmas > 1 ? 1 : 2;
     using typename Codes<bits>::Zero;
 
     __device__ TensorCores(const DecodeOperands& p, int lane) {
