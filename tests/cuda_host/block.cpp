@@ -20,14 +20,18 @@ struct Thread {
     uint3 index;
     unsigned number;
     State state;
-    std::uint32_t mask;  // of the meeting that it is at
-    Combine combine;
     Where where;  // it waits
     PendingCopies copies;
 };
 
+struct Meeting {
+    std::uint32_t mask, missing;
+    Combine combine;
+    Where where;
+};
 struct Warp {
     Words lanes[32];
+    std::vector<Meeting> meetings;  // not complete; no lane is in two of their masks
 };
 
 std::deque<Thread> threads;  // of the largest block so far
@@ -40,8 +44,8 @@ const char* kernel_name = "none";
 std::mt19937_64 random;
 
 bool same_place(const Where& a, const Where& b) {
-    return a.line() == b.line() && a.column() == b.column() &&
-           std::strcmp(a.file_name(), b.file_name()) == 0;
+    if (a.line() != b.line() || a.column() != b.column()) return false;
+    return a.file_name() == b.file_name() || std::strcmp(a.file_name(), b.file_name()) == 0;
 }
 
 void print_head(const char* what) {
@@ -133,7 +137,7 @@ void open_barrier() {
 void run_block() {
     at_barrier = 0;
     alive = size;
-    warps.resize((size + 31) / 32);
+    warps.resize((size + 31) / 32);  // no meeting is left from the last block
     ready.clear();
     spoil_shared_memory();
     for (unsigned i = 0; i < size; ++i) start_thread(threads[i], i);
@@ -152,6 +156,27 @@ uint3 unravel(std::uint64_t block) {
     const auto x = static_cast<unsigned>(block % gridDim.x);
     const std::uint64_t rest = block / gridDim.x;
     return {x, static_cast<unsigned>(rest % gridDim.y), static_cast<unsigned>(rest / gridDim.y)};
+}
+
+// Where in `warp.meetings` the running lane meets the others of its mask.
+std::size_t join(Warp& warp, unsigned first, const Meeting& mine, std::uint32_t me) {
+    if (!(mine.mask & me)) fail("a lane that is not in its own mask", mine.where);
+    const auto& all = warp.meetings;
+    for (std::size_t i = 0; i < all.size(); ++i) {
+        if (!(all[i].mask & mine.mask)) continue;
+        if (all[i].mask != mine.mask || all[i].combine != mine.combine ||
+            !same_place(all[i].where, mine.where))
+            fail(
+                "lanes of a warp meet with different masks, for different purposes or at "
+                "different places",
+                mine.where);
+        return i;
+    }
+    for (unsigned i = 0; i < 32; ++i)
+        if ((mine.mask >> i & 1) && (first + i >= size || threads[first + i].state == State::done))
+            fail("a mask with a lane that has ended or that the block does not have", mine.where);
+    warp.meetings.push_back(mine);
+    return all.size() - 1;
 }
 
 }  // namespace
@@ -182,34 +207,18 @@ void synchronize_block(const Where& where) {
 
 Words meet(std::uint32_t mask, const Words& brought, Combine combine, const Where& where) {
     const unsigned first = running->number / 32 * 32;  // of the warp
+    const std::uint32_t me = 1u << lane();
     Warp& warp = warps[first / 32];
-    if (!(mask >> lane() & 1)) fail("a lane that is not in its own mask", where);
     warp.lanes[lane()] = brought;
-    running->mask = mask;
-    running->combine = combine;
-    bool complete = true;
-    for (unsigned i = 0; i < 32; ++i) {
-        if (!(mask >> i & 1) || first + i == running->number) continue;
-        if (first + i >= size) fail("a mask with lanes that the block does not have", where);
-        const Thread& other = threads[first + i];
-        if (other.state == State::done) fail("a mask with a lane that has ended", where);
-        if (other.state != State::in_warp) {
-            complete = false;
-        } else if (other.mask != mask || other.combine != combine ||
-                   !same_place(other.where, where)) {
-            fail(
-                "lanes of a warp meet with different masks, for different purposes or at "
-                "different places",
-                where);
-        }
-    }
-    if (complete) {
-        combine(warp.lanes, mask, where);
-        for (unsigned i = 0; i < 32; ++i)
-            if ((mask >> i & 1) && first + i != running->number) set_ready(threads[first + i]);
-    } else {
+    const std::size_t joined = join(warp, first, Meeting{mask, mask, combine, where}, me);
+    if ((warp.meetings[joined].missing &= ~me) != 0) {
         wait_as(State::in_warp, where);
+        return warp.lanes[lane()];
     }
+    warp.meetings.erase(warp.meetings.begin() + static_cast<std::ptrdiff_t>(joined));
+    combine(warp.lanes, mask, where);
+    for (unsigned i = 0; i < 32; ++i)
+        if ((mask & ~me) >> i & 1) set_ready(threads[first + i]);
     return warp.lanes[lane()];
 }
 

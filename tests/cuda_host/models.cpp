@@ -26,6 +26,10 @@ std::int64_t fixed(__half a) {
     return a.bits & 0x8000 ? -magnitude : magnitude;
 }
 
+double power_of_two(int exponent) {
+    return std::bit_cast<double>(static_cast<std::uint64_t>(exponent + 1023) << 52);
+}
+
 // `sum` is in units of 2^-48. Cut to the 50 bits that a double surely has, with a last bit that
 // says whether any were lost, it still rounds as it would have.
 __half round_fixed(Wide sum) {
@@ -41,7 +45,7 @@ __half round_fixed(Wide sum) {
         magnitude = (magnitude >> shift) | (lost ? 1 : 0);
     }
     const double value =
-        std::ldexp(static_cast<double>(static_cast<std::uint64_t>(magnitude)), shift - 48);
+        static_cast<double>(static_cast<std::uint64_t>(magnitude)) * power_of_two(shift - 48);
     return round_to_half(negative ? -value : value);
 }
 
@@ -58,9 +62,9 @@ double add_to_odd(double a, double b) {
 float round_with(Wide products, float c) {
     const auto high = static_cast<double>(products);
     const auto low = static_cast<double>(products - static_cast<Wide>(high));
-    const double a = std::ldexp(high, -48), b = c, sum = a + b, b_part = sum - a;
+    const double a = high * 0x1p-48, b = c, sum = a + b, b_part = sum - a;
     const double lost = (a - (sum - b_part)) + (b - b_part);
-    return static_cast<float>(add_to_odd(sum, add_to_odd(lost, std::ldexp(low, -48))));
+    return static_cast<float>(add_to_odd(sum, add_to_odd(lost, low * 0x1p-48)));
 }
 
 struct Fragments {
