@@ -105,7 +105,7 @@ def sllm(
                 n_gen=n_gen,
                 repetitions=repetitions,
                 threads=threads,
-                arithmetic=arithmetic.value,
+                arithmetic="int8" if arithmetic is None else arithmetic.value,
                 seed=seed,
                 progress=progress,
             )
