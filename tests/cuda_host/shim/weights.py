@@ -37,7 +37,9 @@ class Weight:
     def differences(self) -> Any:
         """code - zero point, int64 [n, k]."""
         zeros = 8 if self.bits == 4 else 0
-        return self.codes.astype(np.int64) - (zeros if self.zeros is None else self._spread("zeros"))
+        return self.codes.astype(np.int64) - (
+            zeros if self.zeros is None else self._spread("zeros")
+        )
 
     @property
     def values(self) -> Any:
