@@ -2,30 +2,91 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "cuda_host"))
+SHIM = Path(__file__).parents[1] / "cuda_host"
+sys.path.insert(0, str(SHIM))
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shim.build import Build
     from shim.library import Library
+
+    Sweep = Callable[[Build, str, str], subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
 def plain_build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     """The kernels as they are, compiled once a session."""
-    from shim.build import build
+    from shim.build import build, missing
 
+    if reason := missing():
+        pytest.skip(reason)
     return build(tmp_path_factory.mktemp("kernels"))
 
 
 @pytest.fixture(scope="session")
+def sanitized_build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """The same under AddressSanitizer and UndefinedBehaviorSanitizer."""
+    from shim.build import SANITIZERS, build, missing
+
+    if reason := missing():
+        pytest.skip(reason)
+    return build(tmp_path_factory.mktemp("sanitized"), *SANITIZERS)
+
+
+@pytest.fixture(scope="session")
 def library(plain_build: Build) -> Library:
-    """The same, loaded into this process: for what no kernel should end."""
+    """The plain build, loaded into this process: for what no kernel should end."""
     from shim.library import Library
 
     return Library(plain_build.library)
+
+
+@pytest.fixture(scope="session")
+def run_sweep() -> Sweep:
+    """Multiplies with a kernel over a set of cases, in a process of its own."""
+
+    def run(build: Build, kernel: str, cases: str) -> subprocess.CompletedProcess[str]:
+        # The oracle's BLAS threads would only wait for each other beside other tests.
+        environment = os.environ | {"PYTHONPATH": str(SHIM), "OPENBLAS_NUM_THREADS": "1"}
+        if build.sanitized:
+            environment |= _sanitizers_runtime()
+        command = [sys.executable, "-m", "shim.sweep", str(build.library), kernel, cases]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+
+    return run
+
+
+def _sanitizers_runtime() -> dict[str, str]:
+    """What must be loaded before Python; Python itself never frees everything."""
+    libraries = [
+        subprocess.run(
+            ["g++", f"-print-file-name={name}"], check=True, capture_output=True, text=True
+        ).stdout.strip()
+        for name in ("libasan.so", "libstdc++.so.6")
+    ]
+    return {"LD_PRELOAD": " ".join(libraries), "ASAN_OPTIONS": "detect_leaks=0"}
+
+
+@pytest.fixture(scope="session")
+def failures_of(run_sweep: Sweep) -> Callable[[Build, str, str], list[str]]:
+    """What a sweep finds wrong; where it ends the process, why it did."""
+
+    def failures(build: Build, kernel: str, cases: str) -> list[str]:
+        done = run_sweep(build, kernel, cases)
+        if done.returncode != 0:
+            return [f"ended with {done.returncode}: {done.stderr[-3000:]}"]
+        result: dict[str, Any] = json.loads(done.stdout)
+        assert result["done"] > 0
+        return list(result["failed"])
+
+    return failures

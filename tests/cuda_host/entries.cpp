@@ -4,7 +4,6 @@
 #include <cstring>
 
 #include "cuda/matmul.h"
-#include "cuda/rope.h"
 
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
@@ -78,15 +77,6 @@ int host_gather_fp16(const HostProduct* p, void* padded) {
 }
 int host_gather_int8(const HostProduct* p, void* padded, float* row_scales) {
     return gather_int8(product_of(*p), static_cast<std::int8_t*>(padded), row_scales, nullptr);
-}
-int host_dequantize(const HostProduct* p, void* out) {
-    return dequantize(product_of(*p).weight, static_cast<__half*>(out), nullptr);
-}
-const char* host_rope_refusal(const sllmbench::cuda::RopeAppend* p) {
-    return rope_append_refusal(*p);
-}
-int host_rope(const sllmbench::cuda::RopeAppend* p) {
-    return launch_rope_append(*p, nullptr);
 }
 
 void host_set_seed(std::uint64_t seed) {

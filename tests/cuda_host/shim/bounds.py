@@ -100,7 +100,8 @@ def equal_case(weight: Weight, m: int, seed: int, *, int8: bool) -> tuple[Weight
     """A weight and x whose product is exact in any order: powers of two and small integers.
 
     x is sparse, so that the sum of codes times x in 128 k stays below the 2048 up to which fp16 has
-    every integer. For int8, one x a row is 127, which makes the row's scale 1.
+    every integer. For int8, one column of x is 127, which makes each row's scale 1, and meets codes
+    of 0, so that results stay small and fp16 shows their last bit.
     """
     rng = np.random.default_rng(seed)
     powers = np.array([-0.5, -0.25, 0.25, 0.5], np.float16)
@@ -109,5 +110,9 @@ def equal_case(weight: Weight, m: int, seed: int, *, int8: bool) -> tuple[Weight
     x = rng.choice(np.array(integers, np.float16), (m, weight.k))
     x[rng.random(x.shape) < (0.5 if weight.bits == 4 else 0.99)] = 0
     if int8:
-        x[np.arange(m), rng.integers(0, weight.k, m)] = 127
+        largest = rng.integers(weight.k)
+        codes = weight.codes.copy()
+        codes[:, largest] = 0
+        weight = replace(weight, codes=codes)
+        x[:, largest if weight.order is None else weight.order[largest]] = 127
     return weight, x

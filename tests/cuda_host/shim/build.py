@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -19,14 +20,15 @@ FLAGS = (
     *("-ffp-contract=off", "-fno-strict-aliasing", "-fno-gnu-unique"),
     *("-Wall", "-Wextra", "-Wno-unknown-pragmas", "-DSLLMBENCH_CUDA_HOST"),
 )
-SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+SANITIZERS = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One place in a kernel's source, which must be there once, and what to put in its stead."""
+    """One place in the sources of a kernel, which must be there once, and what to put there."""
 
-    file: str  # in csrc/cuda
+    kernel: str  # its file, without .cu
+    file: str  # in csrc/cuda: the same, or one that it includes or calls
     old: str
     new: str
 
@@ -37,6 +39,7 @@ class Build:
 
     library: Path
     objects: Path
+    sanitized: bool
 
 
 def sources() -> list[Path]:
@@ -44,36 +47,48 @@ def sources() -> list[Path]:
     return sorted([*KERNELS.glob("*.cu"), *SHIM.glob("*.cu"), *SHIM.glob("*.cpp")])
 
 
+def missing() -> str | None:
+    """Why this machine cannot build or run the library, or None."""
+    if shutil.which("g++") is None:
+        return "no g++"
+    if platform.machine() != "x86_64":
+        return "the host shim is for x86-64"
+    lacking = {"f16c", "fma", "avx2"} - set(Path("/proc/cpuinfo").read_text().split())
+    return f"the CPU has no {', '.join(sorted(lacking))}" if lacking else None
+
+
 def build(folder: Path, *flags: str) -> Build:
-    """Compile and link everything; CalledProcessError where the compiler refuses."""
+    """Compile and link everything, with SANITIZERS or without.
+
+    Raises:
+        CalledProcessError: g++ refuses.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     _compile(sources(), folder, ROOT / "csrc", flags)
     return _link(folder, sorted(folder.glob("*.o")), flags)
 
 
-def build_edited(plain: Build, folder: Path, edit: Edit) -> Build:
-    """The same library with one edit: what depends on the edited file is compiled anew."""
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(KERNELS, folder / "csrc" / "cuda", dirs_exist_ok=True)
-    edited = folder / "csrc" / "cuda" / edit.file
-    text = edited.read_text()
+def build_edited(whole: Build, folder: Path, edit: Edit, *flags: str) -> Build:
+    """The same library with one edit: the kernel's file is compiled anew, or the edited one."""
+    copy = folder / "csrc" / "cuda"
+    shutil.copytree(KERNELS, copy, dirs_exist_ok=True)
+    text = (copy / edit.file).read_text()
     if text.count(edit.old) != 1:
         raise ValueError(f"{edit.file} has {text.count(edit.old)} times, not once: {edit.old}")
-    edited.write_text(text.replace(edit.old, edit.new))
-    changed = [s for s in KERNELS.glob("*.cu") if _depends(plain, s, edit.file)]
-    if not changed:
-        raise ValueError(f"no kernel includes {edit.file}")
-    copies = [folder / "csrc" / "cuda" / source.name for source in changed]
-    _compile(copies, folder, folder / "csrc", ())
-    others = [o for o in plain.objects.glob("*.o") if not (folder / o.name).exists()]
-    return _link(folder, sorted([*others, *folder.glob("*.o")]), ())
+    (copy / edit.file).write_text(text.replace(edit.old, edit.new))
+    source = copy / (edit.file if edit.file.endswith(".cu") else f"{edit.kernel}.cu")
+    _compile([source], folder, folder / "csrc", flags)
+    edited = folder / f"{source.name}.o"
+    others = [o for o in whole.objects.glob("*.o") if o.name != edited.name]
+    # The edited one first: of functions that are in several objects the linker takes the first.
+    return _link(folder, [edited, *sorted(others)], flags)
 
 
 def _compile(files: list[Path], folder: Path, include: Path, flags: tuple[str, ...]) -> None:
     def compile_one(source: Path) -> None:
         target = folder / f"{source.name}.o"
         includes = [f"-I{include}", f"-I{SHIM}"]
-        command = ["g++", *FLAGS, *flags, *includes, "-MMD", "-x", "c++", "-c", str(source)]
+        command = ["g++", *FLAGS, *flags, *includes, "-x", "c++", "-c", str(source)]
         subprocess.run([*command, "-o", str(target)], check=True)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -84,9 +99,4 @@ def _link(folder: Path, objects: list[Path], flags: tuple[str, ...]) -> Build:
     library = folder / "libkernels.so"
     command = ["g++", *flags, "-shared", *map(str, objects), "-o", str(library)]
     subprocess.run(command, check=True)
-    return Build(library, folder)
-
-
-def _depends(plain: Build, source: Path, file: str) -> bool:
-    names = (plain.objects / f"{source.name}.d").read_text().split()
-    return any(Path(name).parent == KERNELS and Path(name).name == file for name in names)
+    return Build(library, folder, sanitized=bool(flags))
