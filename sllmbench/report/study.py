@@ -46,6 +46,7 @@ _FROM_RUN = (
     *("weights", "machine", "libraries"),
 )
 """Labels of a run's notes that hold of a study too."""
+_ONE_PROCESS = "; peak RSS is of one process a row, so it has no interval"
 
 
 def table(
@@ -100,14 +101,14 @@ def _columns(found: Found) -> list[Column]:
     columns = [_labels(found), *_quality_columns(found)]
     if first is None:
         return columns
-    against = f"× {found.study.rows[0].way}"
+    against = f"× {found.study.rows[0].way}"  # two columns, which may stand in different blocks
     pp, tg = f"pp{first.n_prompt} t/s", f"tg{first.n_gen} t/s"
     return [
         *columns,
         Column(pp, _cells(runs, lambda r: spread(r.prefill_tps)), 0),
-        Column(against, _ratios(runs, lambda r: r.prefill_tps), 0),
+        Column(f"pp {against}", _ratios(runs, lambda r: r.prefill_tps), 0),
         Column(tg, _cells(runs, lambda r: spread(r.decode_tps)), 0),
-        Column(against, _ratios(runs, lambda r: r.decode_tps), 0),
+        Column(f"tg {against}", _ratios(runs, lambda r: r.decode_tps), 0),
         Column("weights MB", _cells(runs, lambda r: number(r.weights_bytes / 1e6)), 0),
         Column("peak RSS MB", _cells(runs, _peak), 0),
         Column("kernel", _cells(runs, lambda r: r.kernel), 0),
@@ -176,8 +177,11 @@ def _notes(found: Found) -> list[tuple[str, str]]:
         *[("quality", text) for text in _counted(found)],
         ("limit", _limit(study.limit)),
         *[(method, _made(made)) for method, made in study.conversions.items()],
-        *[(label, text) for label, text in from_run if label in _FROM_RUN],
-        ("memory", "peak RSS is of one process a row, so it has no interval; weights are counted"),
+        *[
+            (label, text + _ONE_PROCESS if label == "memory" else text)
+            for label, text in from_run
+            if label in _FROM_RUN
+        ],
     ]
     if unmeasured:
         lines.append(("missing", f"not timed: {', '.join(unmeasured)}"))
@@ -244,5 +248,5 @@ def _made(made: Conversion) -> str:
     return (
         f"{', '.join(said)}; relative error of {made.error_of}: median {made.median_error:.3f},"
         f" worst {made.worst_error:.3f} in {made.worst_linear};"
-        f" {made.stored_bytes / 1e6:,.1f} MB on disk, embedding in float"
+        f" {made.stored_bytes / 1e6:,.1f} MB on disk, embedding and output layer in float"
     )

@@ -218,8 +218,8 @@ def _why_unfused(found: Found, row: str) -> str | None:
     if speed is None or speed.word not in ("faster", "slower"):
         return None
     return (
-        f"why: the weights of {speed.base} on another kernel ({found.runs[row].kernel}) decode"
-        f" {speed.said()}"
+        f"why: the weights are {speed.base}'s and the kernel is another"
+        f" ({found.runs[row].kernel}); decode: {speed.said()}"
     )
 
 
