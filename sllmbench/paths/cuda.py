@@ -131,7 +131,8 @@ class DeviceWeight:
 
     def _in_slices(self, x: torch.Tensor) -> tuple[torch.Tensor, KernelUse]:
         """int8 on GTX 16: only the kernels for few rows do without tensor cores."""
-        parts = [self.multiply(rows, None) for rows in x.split(_DECODE_ROWS)]
+        starts = range(0, len(x), _DECODE_ROWS)
+        parts = [self.multiply(x[row : row + _DECODE_ROWS], None) for row in starts]
         return torch.cat([part for part, _ in parts]), parts[0][1]
 
     def dequantize(self) -> torch.Tensor:
