@@ -17,9 +17,9 @@
 //   integer fragments, sums times the scale by group     4 bits 1.71 / 2.51 / -
 //                                                        8 bits 1.89 / 2.57 / 3.89
 // With 4 bits and groups of 32 the latter cannot be: a lane's k are of one group, those that an MMA
-// adds are of two. With 32 tokens it is 3.16 / 3.55 / 3.55 and 3.36 / 3.73 / 4.08, with 16 tokens,
-// where memory is the limit, about 6. No variant spills; 64 tokens need 180 to 230 registers, two
-// blocks a multiprocessor, and asking for three spills 184 bytes and more.
+// adds are of two. Of the former, 32 tokens take 3.16 / 3.55 / 3.55 and 3.36 / 3.73 / 4.08, 16
+// tokens 5.50 to 7.61. None spills on sm_75; 64 tokens need 180 to 230 registers, two blocks a
+// multiprocessor. Held to the 168 of three, the latter spilled 184 bytes and more.
 #pragma once
 
 #include "cuda/prefill_streams.h"
