@@ -7,6 +7,7 @@ namespace {
 
 constexpr std::int64_t kAlignment = 256;  // of the parts of a workspace
 constexpr int kSumThreads = 256;
+constexpr std::int64_t kLongest = std::int64_t{1} << 28;
 
 // Always in the same order, so that a product is the same each time.
 __global__ void sum_splits(const float* partials, __half* y, std::int64_t count, int splits) {
@@ -79,6 +80,8 @@ const char* decode_refusal(const Product& product, const Device& device, int bit
         return "decode kernels multiply 1 to 8 rows of x; take a prefill kernel for more";
     if (bits == 8 && weight.zeros)
         return "8-bit weights with zero points: no kernel multiplies them";
+    if (weight.k >= kLongest || product.stride_x >= kLongest)
+        return "decode kernels index k, and rows of x, by 32 bits: both must be below 2^28";
     if (weight.group < weight.k && weight.group != 32 && weight.group != 64 && weight.group != 128)
         return "decode kernels have groups of 32, 64, 128 or a whole row; quantise with one of "
                "them";

@@ -60,7 +60,7 @@ struct WeightStream {
             block * p.groups * kTileRows + half_of(lane) * kTileRows + lane / 4;
         tiles_ = p.tiles + block * p.tiles_along_k * 32 + lane;
         scales_ = p.scales + scale;
-        zeros_ = p.zeros + scale;
+        if (Arithmetic::kZeros) zeros_ = p.zeros + scale;
     }
 
     __device__ void advance(int spans) {
@@ -101,7 +101,7 @@ struct WeightStream {
     int scale_step_;
     const uint4* tiles_;
     const __half* scales_;
-    const std::uint8_t* zeros_;
+    const std::uint8_t* zeros_ = nullptr;
 };
 
 // kTiles tiles from `first` of the span on, at which a group begins: a whole span, or one tile of
