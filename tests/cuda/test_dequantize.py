@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-from ctypes import c_int64, c_void_p
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from shim.library import Library, Memory
-from shim.weights import by_row_blocks, random_weight, tiles
+from shim.layers import dequantized
+from shim.weights import random_weight
 
 if TYPE_CHECKING:
+    from shim.library import Library
     from shim.weights import Weight
 
 SHAPES = ((16, 64), (1, 1), (77, 1000), (33, 77), (20, 8191), (9, 4096), (3, 12296))
-
-
-def dequantized(library: Library, weight: Weight, *, offset_bytes: int = 0) -> Any:
-    """What the kernel writes, [n, k]; AssertionError where it writes what it must not."""
-    memory = Memory(library)
-    place = memory.place
-    zeros = None if weight.zeros is None else place(by_row_blocks(weight.zeros)).address
-    order = None if weight.order is None else place(weight.order).address
-    out = place(
-        np.full((weight.n, weight.k), np.nan, np.float16),
-        read_only=False,
-        offset_bytes=offset_bytes,
-    )
-    status = library.calls.host_dequantize(
-        weight.bits,
-        *(c_int64(length) for length in (weight.n, weight.k, weight.group)),
-        c_void_p(place(tiles(weight)).address),
-        c_void_p(place(by_row_blocks(weight.scales)).address),
-        *(c_void_p(address) for address in (zeros, order, out.address)),
-    )
-    assert status == 0
-    memory.check()
-    return out.view.view(np.float16).reshape(weight.n, weight.k)
 
 
 def expected(weight: Weight) -> Any:
@@ -58,11 +35,11 @@ def test_is_the_rounded_oracle(
 ) -> None:
     for seed, (n, k) in enumerate(SHAPES):
         weight = random_weight(bits, n, k, group, zeros=zeros, order=order, seed=seed)
-        out = dequantized(library, weight, offset_bytes=(0, 2)[seed % 2])
+        out = dequantized(library, weight, offset_bytes=(0, 2)[seed % 2]).y
         assert np.array_equal(out, expected(weight)), f"{n}x{k}"
 
 
 def test_another_order_is_another_weight(library: Library) -> None:
     weight = random_weight(4, 16, 256, 64, zeros=True, order=True, seed=1)
     other = random_weight(4, 16, 256, 64, zeros=True, order=True, seed=2)
-    assert not np.array_equal(dequantized(library, weight), expected(other))
+    assert not np.array_equal(dequantized(library, weight).y, expected(other))

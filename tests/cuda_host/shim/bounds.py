@@ -99,20 +99,27 @@ def _bound(weight: Weight, x: Any, reference: Any, sums: Sums, more: Any) -> Bou
 def equal_case(weight: Weight, m: int, seed: int, *, int8: bool) -> tuple[Weight, Any]:
     """A weight and x whose product is exact in any order: powers of two and small integers.
 
-    x is sparse, so that the sum of codes times x in 128 k stays below the 2048 up to which fp16 has
-    every integer. For int8, one column of x is 127, which makes each row's scale 1, and meets codes
-    of 0, so that results stay small and fp16 shows their last bit.
+    In 128 k so few x are not 0 that no sum of products passes 2047 of their unit, up to which fp16
+    has every integer: 30 of at most 2 16 2 units for 4 bits, 2 of at most 1 383 2 for 8. For int8,
+    one column of x is 127, which makes each row's scale 1, and meets codes of 0, so that results
+    stay small and fp16 shows their last bit.
     """
     rng = np.random.default_rng(seed)
     powers = np.array([-0.5, -0.25, 0.25, 0.5], np.float16)
     weight = replace(weight, scales=rng.choice(powers, weight.scales.shape))
-    integers = [-2, -1, 1, 2] if weight.bits == 4 else [-1, 1]
-    x = rng.choice(np.array(integers, np.float16), (m, weight.k))
-    x[rng.random(x.shape) < (0.5 if weight.bits == 4 else 0.99)] = 0
+    integers, most = ([-2, -1, 1, 2], 30) if weight.bits == 4 else ([-1, 1], 2)
+    stored = rng.choice(np.array(integers, np.float16), (m, weight.k))
+    for first in range(0, weight.k, 128):
+        ranks = rng.random(stored[:, first : first + 128].shape).argsort(axis=1)
+        stored[:, first : first + 128][ranks >= most] = 0
     if int8:
         largest = rng.integers(weight.k)
         codes = weight.codes.copy()
         codes[:, largest] = 0
         weight = replace(weight, codes=codes)
-        x[:, largest if weight.order is None else weight.order[largest]] = 127
+        stored[:, largest] = 127
+    if weight.order is None:
+        return weight, stored
+    x = np.empty_like(stored)
+    x[:, weight.order] = stored
     return weight, x

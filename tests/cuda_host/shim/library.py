@@ -57,6 +57,7 @@ class Array:
     guards: tuple[Any, Any]
     before: bytes
     read_only: bool
+    defined: bool  # may be read before a kernel writes it
     buffer: Any
 
 
@@ -67,7 +68,14 @@ class Memory:
         """Nothing in it yet."""
         self._library, self.arrays = library, list[Array]()
 
-    def place(self, values: Any, *, read_only: bool = True, offset_bytes: int = 0) -> Array:
+    def place(
+        self,
+        values: Any,
+        *,
+        read_only: bool = True,
+        defined: bool = False,
+        offset_bytes: int = 0,
+    ) -> Array:
         """A copy of an array, 256-byte aligned but for the offset."""
         data = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
         buffer = np.full(len(data) + offset_bytes + 3 * GUARD_BYTES, GUARD, np.uint8)
@@ -80,6 +88,7 @@ class Memory:
             (buffer[:start], buffer[end:]),
             data.tobytes(),
             read_only,
+            defined or read_only,
             buffer,
         )
         for guard in array.guards:
@@ -100,7 +109,7 @@ class Memory:
 
 @dataclass
 class Run:
-    """One product: its result [m, n], the memory it ran on, its launches."""
+    """One call: its result ([m, n], or a probe's words), the memory it ran on, its launches."""
 
     y: Any
     memory: Memory
@@ -144,6 +153,29 @@ class Library:
         symbol = self.calls.host_launch_symbol(i).decode()
         x, y, z, a, b, c = shape
         return Launch(symbol, (x, y, z), (a, b, c), tuple(arguments))
+
+    def probe(
+        self,
+        name: str,
+        blocks: int,
+        words: tuple[Any, Any, Any],
+        given: int,
+        *,
+        threads: int = 32,
+        seed: int = 0,
+    ) -> Run:
+        """Run a kernel of ``probes.cu``: uint32 a, b and c, and ``given`` words of d."""
+        memory = Memory(self)
+        inputs = [memory.place(np.ascontiguousarray(part, np.uint32)) for part in words]
+        d = memory.place(np.full(given, 0xA5A5A5A5, np.uint32), read_only=False)
+        self.set_seed(seed)
+        self.calls.host_clear_launches()
+        pointers = [ctypes.c_void_p(array.address) for array in (*inputs, d)]
+        status = self.calls.host_probe(name.encode(), blocks, threads, *pointers)
+        if status != 0:
+            raise AssertionError(f"{name}: status {status}")
+        memory.check()
+        return Run(d.view.view(np.uint32), memory, self.launches())
 
     def product(
         self,
