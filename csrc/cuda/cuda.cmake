@@ -4,18 +4,19 @@ set_property(CACHE SLLMBENCH_CUDA PROPERTY STRINGS AUTO ON OFF)
 
 set(SLLMBENCH_CUDA_KERNELS
   csrc/cuda/activations.cu
-  csrc/cuda/decode.cu
   csrc/cuda/decode_w4a16.cu
   csrc/cuda/decode_w8a16.cu
   csrc/cuda/decode_w8a8.cu
   csrc/cuda/dequantize.cu
-  csrc/cuda/prefill.cu
+  csrc/cuda/partials.cu
   csrc/cuda/prefill_w4a16.cu
   csrc/cuda/prefill_w8a16.cu
   csrc/cuda/prefill_w8a8.cu
   csrc/cuda/rope.cu)
+# What chooses and launches them.
+set(SLLMBENCH_CUDA_LAUNCHERS csrc/cuda/decode.cpp csrc/cuda/prefill.cpp csrc/cuda/select.cpp)
 set(SLLMBENCH_CUDA_HOST_SOURCES
-  csrc/bind_cuda.cpp csrc/bind_cuda_rope.cpp csrc/cuda/facts.cpp csrc/cuda/select.cpp)
+  csrc/bind_cuda.cpp csrc/bind_cuda_rope.cpp csrc/cuda/facts.cpp ${SLLMBENCH_CUDA_LAUNCHERS})
 
 set(SLLMBENCH_CUDA_SOURCES csrc/bind_cuda_absent.cpp)
 set(SLLMBENCH_CUDA_LIBRARIES "")

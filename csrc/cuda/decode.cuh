@@ -19,6 +19,8 @@
 //   write(lane, totals)              the totals of the warp, [kTokens][kTotalsStride]
 #pragma once
 
+#include <climits>
+
 #include "cuda/decode.h"
 #include "cuda/instructions.h"
 
@@ -75,11 +77,11 @@ struct WeightStream {
     __device__ uint4 tile(int i) const { return load_once(tiles_ + i * 32); }
 
     // Of a tile's group, counted from the span's first. In the rest of k a tile may lack the second
-    // of its groups.
-    template <bool rest>
+    // of its groups. (Left out of whole spans, this took 2.24 instead of 2.23 instructions a weight
+    // of fp16 pairs in groups of 32.)
     __device__ GroupConstants<Arithmetic> constants(int tile, int last_group) const {
         int group = tile * kTileLength / kGroup;
-        if (rest && kGroup < kTileLength) group = min(group, last_group - half_of(threadIdx.x));
+        if (kGroup < kTileLength) group = min(group, last_group - half_of(threadIdx.x));
         const int place = group * kTileRows;
         GroupConstants<Arithmetic> constants;
 #pragma unroll
@@ -118,7 +120,7 @@ __device__ __forceinline__ void multiply_tiles(Arithmetic& sums,
     for (int i = 0; i < kTiles; ++i) codes[i] = weight.tile(first + i);
 #pragma unroll
     for (int i = 0; i < kGroups; ++i)
-        constants[i] = weight.template constants<kTiles == 1>(first + i * kPerGroup, last_group);
+        constants[i] = weight.constants(first + i * kPerGroup, last_group);
 #pragma unroll
     for (int i = 0; i < kTiles; ++i) {
         const GroupConstants<Arithmetic>& group = constants[i / kPerGroup];
@@ -143,7 +145,7 @@ __global__ void __launch_bounds__(32 * kDecodeWarps, Arithmetic::kBlocks)
     sums.advance(span * Stream::kTilesInSpan);
 #pragma unroll(Arithmetic::kUnroll)
     for (; span < min(end, whole_spans); span += kDecodeWarps) {
-        multiply_tiles<Stream::kTilesInSpan>(sums, weight, 0, p.groups - 1);
+        multiply_tiles<Stream::kTilesInSpan>(sums, weight, 0, INT_MAX);
         weight.advance(kDecodeWarps);
         sums.advance(kDecodeWarps * Stream::kTilesInSpan);
     }

@@ -1,5 +1,5 @@
-// What the three decode families share outside their kernels: what they refuse, how they share the
-// work among blocks, and the sum of the parts where blocks split k.
+// What the three decode families share outside their kernels: what they refuse and how they share the
+// work among blocks.
 #pragma once
 
 #include "cuda/matmul.h"

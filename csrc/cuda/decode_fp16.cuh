@@ -90,6 +90,13 @@ __device__ __forceinline__ void load_pairs(const uint4* x,
     }
 }
 
+// Spans a turn where a warp has two mmas a tile. From sm_80 on two spans at once spill.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+inline constexpr int kSpansOfTwoMmas = 1;
+#else
+inline constexpr int kSpansOfTwoMmas = 2;
+#endif
+
 // Tensor cores: the weight's 16 rows are A, rows of x the 8 columns of B. The codes are exact in
 // fp16 and all sums float32, so the arithmetic adds next to nothing to the error of the format.
 //
@@ -97,8 +104,8 @@ __device__ __forceinline__ void load_pairs(const uint4* x,
 // a row of x has a column for each, zero in the k of the other: 4 rows of x an mma.
 //
 // sm_75 instructions a weight in the loop, 4 bits, groups of 128 / 64 / 32, symmetric: 1.73 / 1.84
-// / 1.94, whatever m up to 8 (groups of 32: up to 4, then 2.66); with zero points 1.88 / 2.05
-// / 2.15 (2.95). Fp16 pairs take 2.02 / 2.24 / 2.24 at m = 1 and 7.3 / 8.4 / 8.5 at m = 8, so a
+// / 1.94, whatever m up to 8 (groups of 32: up to 4, then 2.55); with zero points 1.88 / 2.05
+// / 2.15 (2.82). Fp16 pairs take 2.02 / 2.24 / 2.24 at m = 1 and 7.3 / 8.4 / 8.5 at m = 8, so a
 // device with tensor cores has no use for them. Tried: places worked out for each load, 2.02 for
 // groups of 128 (addresses are then a fifth of the loop); one span a turn, 1.78.
 template <int bits, bool zeros, bool two_groups, int mmas>
@@ -107,7 +114,7 @@ struct TensorCores : Codes<bits> {
     static constexpr bool kZeros = zeros;
     static constexpr int kTokensAtOnce = two_groups ? 4 : 8;
     static constexpr int kTokens = mmas * kTokensAtOnce;
-    static constexpr int kBlocks = two_groups ? 2 : 4, kUnroll = mmas > 1 ? 1 : 2;
+    static constexpr int kBlocks = two_groups ? 2 : 4, kUnroll = mmas > 1 ? kSpansOfTwoMmas : 2;
     using typename Codes<bits>::Zero;
 
     __device__ TensorCores(const DecodeOperands& p, int lane) {

@@ -50,6 +50,10 @@ extern const Kernel kPrefillW8A8;   // prefill_w8a8.cu: mma.m8n8k16, any m
 cudaError_t gather_fp16(const Product&, __half* padded, cudaStream_t);
 cudaError_t gather_int8(const Product&, std::int8_t* padded, float* row_scales, cudaStream_t);
 
+// partials.cu: y [count] = the sum of partials [splits][count], in their order.
+cudaError_t add_partials(const float* partials, __half* y, std::int64_t count, int splits,
+                         cudaStream_t);
+
 // dequantize.cu: the whole weight as fp16 [n, k], columns in x's own order.
 cudaError_t dequantize(const Weight&, __half* out, cudaStream_t);
 

@@ -8,11 +8,10 @@
 namespace sllmbench {
 
 void gptq_columns(const GptqColumns& job, int threads) {
-    constexpr std::int64_t kTogether = 16;  // rows that one solves at a time
     GptqRows* const rows = active_isa().gptq_rows;
-    pool_run((job.n + kTogether - 1) / kTogether, threads,
+    pool_run((job.n + kGptqLanes - 1) / kGptqLanes, threads,
              [&](std::int64_t begin, std::int64_t end) {
-                 rows(job, begin * kTogether, std::min(end * kTogether, job.n));
+                 rows(job, begin * kGptqLanes, std::min(end * kGptqLanes, job.n));
              });
 }
 

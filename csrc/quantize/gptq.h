@@ -22,6 +22,7 @@ struct GptqColumns {
 };
 
 inline constexpr std::int64_t kMostGptqColumns = 128;
+inline constexpr int kGptqLanes = 16;  // rows that are solved together
 
 // Rows begin .. end - 1, as an instruction set does them; the same bits on all.
 using GptqRows = void(const GptqColumns& job, std::int64_t begin, std::int64_t end);

@@ -10,7 +10,7 @@ namespace sllmbench {
 // Rows that are solved together, lane by lane: one row's chain of division, rounding and product is
 // long, sixteen hide each other's. A vector type, since gcc 12 leaves the division and the clamping
 // of a loop over lanes scalar; it lowers to what the file that includes this is compiled for.
-static constexpr int kLanes = 16;
+static constexpr int kLanes = kGptqLanes;
 using Lanes = float __attribute__((vector_size(kLanes * sizeof(float))));
 using Columns = Lanes[kMostGptqColumns];
 // Columns whose errors are carried on together to those after them, in registers.

@@ -66,6 +66,12 @@ ArithmeticOption = Annotated[
         show_default="int8, on a GPU exact",
     ),
 ]
+PromptOption = Annotated[int, typer.Option("-p", "--n-prompt", help="Tokens of the prompt.")]
+GenerateOption = Annotated[int, typer.Option("-n", "--n-gen", help="Tokens to generate.")]
+RepetitionsOption = Annotated[
+    int, typer.Option("-r", "--repetitions", help="Of every timing; 6 give a 95% interval.")
+]
+GroupSizeOption = Annotated[int, typer.Option(help="Inputs that share a scale; -1: a whole row.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", metavar="DEVICE")]
 ReferenceOption = Annotated[
     str | None,

@@ -16,12 +16,13 @@ from sllmbench.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_DISASSEMBLER = "pip install 'sllmbench[cubin]', or put the CUDA toolkit's bin folder into PATH"
 _REMEDIES = {
     "nvcc": "install the CUDA toolkit, or put its bin folder into PATH",
-    "cuobjdump": "pip install 'sllmbench[cubin]', or put the CUDA toolkit's bin folder into PATH",
+    "cuobjdump": _DISASSEMBLER,
+    "nvdisasm": _DISASSEMBLER,
 }
 _NO_CODE = "does not contain device code"
-_REMEDIES["nvdisasm"] = _REMEDIES["cuobjdump"]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@
 # array in __shared__ memory, and fills it with garbage between two blocks.
 file(GLOB SLLMBENCH_SHIM CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/tests/cuda_host/*.cpp)
 add_library(sllmbench_cuda SHARED
-  csrc/cuda/select.cpp ${SLLMBENCH_CUDA_KERNELS} ${SLLMBENCH_SHIM}
+  ${SLLMBENCH_CUDA_LAUNCHERS} ${SLLMBENCH_CUDA_KERNELS} ${SLLMBENCH_SHIM}
   tests/cuda/runtime/fake_runtime.cpp)
 set_source_files_properties(${SLLMBENCH_CUDA_KERNELS} PROPERTIES LANGUAGE CXX)
 set_target_properties(sllmbench_cuda PROPERTIES CXX_VISIBILITY_PRESET default)

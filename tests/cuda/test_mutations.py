@@ -104,7 +104,7 @@ MISTAKES = {
     ),
     "a workspace without room for one share": Edit(
         "decode_w8a16",
-        "decode.cu",
+        "decode.cpp",
         "take(p.splits * product.m",
         "take((p.splits - 1) * product.m",
     ),

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from sllmbench.cli import display
-from sllmbench.cli.arguments import INTERRUPTED
+from sllmbench.cli.arguments import INTERRUPTED, GroupSizeOption
 
 
 class Method(StrEnum):
@@ -50,9 +50,7 @@ def quantize(
         typer.Option(help="A GGUF type has its own.", show_default="gptq"),
     ] = None,
     bits: Annotated[int, typer.Option(help="2, 3, 4 or 8.")] = 4,
-    group_size: Annotated[
-        int, typer.Option(help="Inputs that share a scale; -1: a whole row.")
-    ] = 128,
+    group_size: GroupSizeOption = 128,
     sym: Annotated[
         bool | None,
         typer.Option(

@@ -12,10 +12,13 @@ from sllmbench.cli.arguments import (
     INTERRUPTED,
     ArithmeticOption,
     DeviceOption,
+    GenerateOption,
     InterpretersOption,
     Output,
     OutputOption,
+    PromptOption,
     ReferenceOption,
+    RepetitionsOption,
     StoreOption,
     ThreadsOption,
     fraction,
@@ -44,11 +47,9 @@ def run(
         typer.Option(help="Names of `sllmbench paths`, with commas.", show_default=DEFAULT_PATHS),
     ] = None,
     interpreters: InterpretersOption = None,
-    n_prompt: Annotated[int, typer.Option("-p", "--n-prompt", help="Tokens of the prompt.")] = 128,
-    n_gen: Annotated[int, typer.Option("-n", "--n-gen", help="Tokens to generate.")] = 32,
-    repetitions: Annotated[
-        int, typer.Option("-r", "--repetitions", help="Of every timing; 6 give a 95% interval.")
-    ] = 6,
+    n_prompt: PromptOption = 128,
+    n_gen: GenerateOption = 32,
+    repetitions: RepetitionsOption = 6,
     precision: Annotated[
         str | None,
         typer.Option(

@@ -12,8 +12,11 @@ import typer
 from sllmbench.cli import display
 from sllmbench.cli.arguments import (
     INTERRUPTED,
-    Arithmetic,
     ArithmeticOption,
+    GenerateOption,
+    GroupSizeOption,
+    PromptOption,
+    RepetitionsOption,
     ThreadsOption,
     names,
 )
@@ -50,9 +53,7 @@ def sllm(
     out: Annotated[Path, typer.Argument(help="A folder: its checkpoints and records.")],
     methods: Annotated[str, typer.Option(help="gptq, awq, or both with a comma.")] = "gptq,awq",
     bits: Annotated[int, typer.Option(help="Of a code; AWQ has 4.")] = 4,
-    group_size: Annotated[
-        int, typer.Option(help="Inputs that share a scale; -1: a whole row.")
-    ] = 64,
+    group_size: GroupSizeOption = 64,
     calibration: Annotated[
         str, typer.Option(help="The text, as `sllmbench quantize` takes it.")
     ] = "owt",
@@ -69,13 +70,11 @@ def sllm(
         ),
     ] = None,
     eval_tokens: Annotated[int, typer.Option(help="Tokens of each perplexity text.")] = 8192,
-    n_prompt: Annotated[int, typer.Option("-p", "--n-prompt", help="Tokens of the prompt.")] = 128,
-    n_gen: Annotated[int, typer.Option("-n", "--n-gen", help="Tokens to generate.")] = 32,
-    repetitions: Annotated[
-        int, typer.Option("-r", "--repetitions", help="Of every timing; 6 give a 95% interval.")
-    ] = 6,
+    n_prompt: PromptOption = 128,
+    n_gen: GenerateOption = 32,
+    repetitions: RepetitionsOption = 6,
     threads: ThreadsOption = None,
-    arithmetic: ArithmeticOption = Arithmetic.INT8,
+    arithmetic: ArithmeticOption = None,
     seed: Annotated[int, typer.Option(help="Of windows, turns, prompt and keys.")] = 0,
     output: Annotated[
         StudyOutput, typer.Option("-o", "--output", help="What to write to stdout.")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 KERNELS = ROOT / "csrc" / "cuda"
+LAUNCHERS = (KERNELS / "decode.cpp", KERNELS / "prefill.cpp")
 SHIM = ROOT / "tests" / "cuda_host"
 FLAGS = (
     *("-std=c++20", "-O2", "-g1", "-fPIC", "-mf16c", "-mfma"),
@@ -43,8 +44,8 @@ class Build:
 
 
 def sources() -> list[Path]:
-    """What makes up the library: every kernel, the probes of single instructions, the shim."""
-    return sorted([*KERNELS.glob("*.cu"), *SHIM.glob("*.cu"), *SHIM.glob("*.cpp")])
+    """What the library is made of: kernels and what launches them, single instructions, the shim."""
+    return sorted([*KERNELS.glob("*.cu"), *LAUNCHERS, *SHIM.glob("*.cu"), *SHIM.glob("*.cpp")])
 
 
 def missing() -> str | None:
@@ -76,7 +77,7 @@ def build_edited(whole: Build, folder: Path, edit: Edit, *flags: str) -> Build:
     if text.count(edit.old) != 1:
         raise ValueError(f"{edit.file} has {text.count(edit.old)} times, not once: {edit.old}")
     (copy / edit.file).write_text(text.replace(edit.old, edit.new))
-    source = copy / (edit.file if edit.file.endswith(".cu") else f"{edit.kernel}.cu")
+    source = copy / (edit.file if edit.file.endswith((".cu", ".cpp")) else f"{edit.kernel}.cu")
     _compile([source], folder, folder / "csrc", flags)
     edited = folder / f"{source.name}.o"
     others = [o for o in whole.objects.glob("*.o") if o.name != edited.name]

@@ -1,4 +1,4 @@
-// What all prefill kernels decide on the host, and the sum of the shares of k.
+// What all prefill kernels decide on the host.
 #include <algorithm>
 
 #include "cuda/prefill.h"
@@ -31,15 +31,6 @@ bool must_gather(const Product& product) {
 std::int64_t splits(std::int64_t blocks, std::int64_t folds, const Device& device) {
     if (blocks >= device.multiprocessors) return 1;
     return std::max<std::int64_t>(std::min(2 * device.multiprocessors / blocks, folds / 2), 1);
-}
-
-__global__ void __launch_bounds__(kThreads)
-    add_shares(const float* partials, __half* y, std::int64_t count, int splits) {
-    const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-    if (i >= count) return;
-    float sum = 0;
-    for (int split = 0; split < splits; ++split) sum += partials[split * count + i];
-    y[i] = __float2half_rn(sum);
 }
 
 }  // namespace
@@ -108,10 +99,8 @@ Operands operands(const Product& product, const Plan& how) {
 
 cudaError_t add_partials(const Product& product, const Plan& how, cudaStream_t stream) {
     if (how.splits == 1) return cudaSuccess;
-    const std::int64_t count = product.m * product.weight.n;
-    const float* const partials = operands(product, how).partials;
-    return launch(add_shares, dim3(static_cast<unsigned>(divide_up(count, kThreads))),
-                  dim3(kThreads), stream, partials, product.y, count, static_cast<int>(how.splits));
+    return cuda::add_partials(operands(product, how).partials, product.y,
+                              product.m * product.weight.n, static_cast<int>(how.splits), stream);
 }
 
 }  // namespace sllmbench::cuda::prefill

@@ -6,17 +6,7 @@ namespace sllmbench::cuda {
 namespace {
 
 constexpr std::int64_t kAlignment = 256;  // of the parts of a workspace
-constexpr int kSumThreads = 256;
 constexpr std::int64_t kLongest = std::int64_t{1} << 28;
-
-// Always in the same order, so that a product is the same each time.
-__global__ void sum_splits(const float* partials, __half* y, std::int64_t count, int splits) {
-    const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kSumThreads + threadIdx.x;
-    if (i >= count) return;
-    float sum = 0;
-    for (int split = 0; split < splits; ++split) sum += partials[split * count + i];
-    y[i] = __float2half_rn(sum);
-}
 
 // 4 KiB under way a multiprocessor is what 320 GB/s at 500 ns asks of a T4, and a block's eight
 // warps have 8 KiB: so blocks on half of the multiprocessors stream as fast as on all, without the
@@ -130,9 +120,7 @@ cudaError_t launch_decode(DecodeEntry entry, const Product& product, const Devic
     const dim3 grid(static_cast<unsigned>(row_blocks(weight.n)), static_cast<unsigned>(p.splits));
     status = launch(entry, grid, dim3(32 * kDecodeWarps), stream, operands);
     if (status != cudaSuccess || p.splits == 1) return status;
-    const std::int64_t count = product.m * weight.n;
-    return launch(&sum_splits, dim3(static_cast<unsigned>(divide_up(count, kSumThreads))),
-                  dim3(kSumThreads), stream, operands.partials, product.y, count, p.splits);
+    return add_partials(operands.partials, product.y, product.m * weight.n, p.splits, stream);
 }
 
 }  // namespace sllmbench::cuda
