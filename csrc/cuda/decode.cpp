@@ -1,6 +1,6 @@
-#include <algorithm>
-
 #include "cuda/decode.h"
+
+#include <algorithm>
 
 namespace sllmbench::cuda {
 namespace {

@@ -1,5 +1,5 @@
-// What the three decode families share outside their kernels: what they refuse and how they share the
-// work among blocks.
+// What the three decode families share outside their kernels: what they refuse, and how they share
+// the work among blocks.
 #pragma once
 
 #include "cuda/matmul.h"

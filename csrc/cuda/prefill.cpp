@@ -1,7 +1,7 @@
 // What all prefill kernels decide on the host.
-#include <algorithm>
-
 #include "cuda/prefill.h"
+
+#include <algorithm>
 
 namespace sllmbench::cuda::prefill {
 namespace {

@@ -18,8 +18,8 @@ __global__ void __launch_bounds__(128) stream(const uint4* weights, unsigned* su
 }
 
 // A loop in a loop; the inner one loads, 32 bits at a time, one load after the other.
-__global__ void __launch_bounds__(256) nested(const float* matrix, float* sums, int rows,
-                                              int columns) {
+__global__ void __launch_bounds__(256)
+    nested(const float* matrix, float* sums, int rows, int columns) {
 #pragma unroll 1
     for (int row = threadIdx.x; row < rows; row += 256) {
         float sum = 0;
@@ -40,8 +40,8 @@ __global__ void __launch_bounds__(1024) spilling(const float* from, float* to) {
 }
 
 // Tensor instructions on tiles in shared memory.
-__global__ void __launch_bounds__(32) tensor(const uint2* a, const std::uint32_t* b, uint2* d,
-                                             int trips) {
+__global__ void __launch_bounds__(32)
+    tensor(const uint2* a, const std::uint32_t* b, uint2* d, int trips) {
     __shared__ uint2 tile[32];
     const int lane = threadIdx.x;
     std::uint32_t sum[2] = {};

@@ -44,7 +44,7 @@ class Build:
 
 
 def sources() -> list[Path]:
-    """What the library is made of: kernels and what launches them, single instructions, the shim."""
+    """What the library is made of: kernels, what launches them, single instructions, the shim."""
     return sorted([*KERNELS.glob("*.cu"), *LAUNCHERS, *SHIM.glob("*.cu"), *SHIM.glob("*.cpp")])
 
 
