@@ -112,7 +112,7 @@ def load_model(
     """
     cuda.require(device)
     checkpoint = open_checkpoint(model, progress) if isinstance(model, str) else model
-    chosen = paths.resolve(path, arithmetic or paths.usual_arithmetic(device), device)
+    chosen = paths.resolve(path, arithmetic or cuda.usual_arithmetic(device), device)
     reason = chosen.unsupported(checkpoint)
     if reason is not None:
         raise InputError(f"path {path} cannot run here: {reason}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, get_args
 from sllmbench import _native, paths, runners
 from sllmbench.bench.interpreters import inspect
 from sllmbench.errors import InputError
+from sllmbench.hardware import cuda
 from sllmbench.paths import Arithmetic
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def check_arithmetic(arithmetic: str | None, device: str = "cpu") -> Arithmetic:
     Raises:
         InputError: there is no such way.
     """
-    match arithmetic or paths.usual_arithmetic(device):
+    match arithmetic or cuda.usual_arithmetic(device):
         case "exact":
             return "exact"
         case "int8":

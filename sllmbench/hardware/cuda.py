@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from sllmbench import _native
 from sllmbench.errors import InputError
@@ -55,6 +55,14 @@ def device_index(device: str) -> int | None:
     if named is None:
         raise InputError(f"unknown device {device!r}; choose cpu, cuda or cuda:N")
     return int(named[1] or 0)
+
+
+def usual_arithmetic(device: str) -> Literal["exact", "int8"]:
+    """How our kernels compute where nothing is said: as they are fastest.
+
+    On a CPU with int8 activations, on a GPU with fp16 ones, the only ones that 4 bits have there.
+    """
+    return "int8" if device == "cpu" else "exact"
 
 
 def require(device: str) -> None:

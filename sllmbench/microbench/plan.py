@@ -14,7 +14,6 @@ from sllmbench.matmuls import Arithmetic, matmul_names, resolve
 from sllmbench.matmuls.cuda import DEFAULT_PATHS as CUDA_PATHS
 from sllmbench.matmuls.native import check_isa
 from sllmbench.measure.sampling import Limits
-from sllmbench.paths import usual_arithmetic
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -118,7 +117,7 @@ def make_plan(
     if isa is not None and device != "cpu":
         raise InputError("--isa is of CPU kernels; a GPU has one")
     if arithmetic is None:
-        arithmetic = usual_arithmetic(device)
+        arithmetic = cuda.usual_arithmetic(device)
     if arithmetic not in get_args(Arithmetic):
         raise InputError(f"unknown arithmetic {arithmetic!r}; choose exact or int8")
     if cache not in get_args(Cache):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sllmbench.errors import InputError
 from sllmbench.formats import parse_format
+from sllmbench.hardware import cuda
 from sllmbench.paths.base import Arithmetic, KernelUse, Path, PathLinear
 from sllmbench.paths.native import NativePath, StoredPath
 from sllmbench.paths.torch_float import TorchFloatPath
@@ -25,7 +26,6 @@ __all__ = [
     "default_paths",
     "path_names",
     "resolve",
-    "usual_arithmetic",
 ]
 
 _INT4 = ("int4-g32", "int4-g64", "int4-g128", "int4-row")
@@ -53,18 +53,10 @@ def path_names() -> list[str]:
 def default_paths(checkpoint: Checkpoint, device: str = "cpu") -> tuple[str, ...]:
     """The paths that ``sllmbench run`` takes where none are asked for."""
     names = _DEFAULTS if device == "cpu" else _CUDA_DEFAULTS
-    arithmetic = usual_arithmetic(device)
+    arithmetic = cuda.usual_arithmetic(device)
     return tuple(
         name for name in names if resolve(name, arithmetic, device).unsupported(checkpoint) is None
     )
-
-
-def usual_arithmetic(device: str) -> Arithmetic:
-    """How our kernels compute where nothing is said: as they are fastest.
-
-    On a CPU with int8 activations, on a GPU with fp16 ones, the only ones that 4 bits have there.
-    """
-    return "int8" if device == "cpu" else "exact"
 
 
 def resolve(name: str, arithmetic: Arithmetic = "int8", device: str = "cpu") -> Path:

@@ -111,7 +111,7 @@ def test_every_instruction_set_gives_the_same_codes() -> None:
     found = []
     for isa in usable:
         ran = subprocess.run(
-            [sys.executable, "-c", EACH_ISA],
+            [sys.executable, "-P", "-c", EACH_ISA],
             env={**os.environ, "SLLMBENCH_ISA": isa},
             capture_output=True,
             text=True,
