@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 TEXTS = ("openwebtext", "wikipedia")
 VOCABULARY, CONTEXT = 4096, 256
-BATCH = 16
-PEAK_LEARNING_RATE, WARM_UP = 3e-3, 0.05
+BATCH = 4
+PEAK_LEARNING_RATE, WARM_UP = 1.5e-3, 0.05
 """With AdamW, weight decay 0.1, gradients clipped at 1, and a cosine to a tenth of the peak."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from shim.build import Build
     from shim.library import Library
+    from shim.replay import Kernels
 
     Sweep = Callable[[Build, str, str], subprocess.CompletedProcess[str]]
 
@@ -49,6 +51,27 @@ def library(plain_build: Build) -> Library:
     from shim.library import Library
 
     return Library(plain_build.library)
+
+
+def _kernels(arch: int, factory: pytest.TempPathFactory) -> Kernels:
+    from shim.replay import Kernels
+
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        pytest.skip("no nvcc: its PTX cannot be compared")
+    return Kernels(nvcc, arch, factory.mktemp(f"sm_{arch}"))
+
+
+@pytest.fixture(scope="session")
+def turing(tmp_path_factory: pytest.TempPathFactory) -> Kernels:
+    """PTX for sm_75."""
+    return _kernels(75, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def ampere(tmp_path_factory: pytest.TempPathFactory) -> Kernels:
+    """PTX for sm_80: the same, but for stages that come by copies."""
+    return _kernels(80, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

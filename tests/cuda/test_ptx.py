@@ -6,7 +6,6 @@ means what the code for GPUs means. Launches are those that the shim has recorde
 
 from __future__ import annotations
 
-import shutil
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -24,27 +23,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 SHAPES = ((33, 129), (20, 1100))
-
-
-def _kernels(arch: int, factory: pytest.TempPathFactory) -> Kernels:
-    from shim.replay import Kernels
-
-    nvcc = shutil.which("nvcc")
-    if nvcc is None:
-        pytest.skip("no nvcc: its PTX cannot be compared")
-    return Kernels(nvcc, arch, factory.mktemp(f"sm_{arch}"))
-
-
-@pytest.fixture(scope="session")
-def turing(tmp_path_factory: pytest.TempPathFactory) -> Kernels:
-    """PTX for sm_75."""
-    return _kernels(75, tmp_path_factory)
-
-
-@pytest.fixture(scope="session")
-def ampere(tmp_path_factory: pytest.TempPathFactory) -> Kernels:
-    """PTX for sm_80: the same, but for stages that come by copies."""
-    return _kernels(80, tmp_path_factory)
 
 
 def differences(done: Run, kernels: Kernels) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shim.build import KERNELS, ROOT, SHIM
-from sllmbench.cubin.ptx import Memory, Module, run
+from sllmbench.cubin.ptx import Memory, Module, Trace, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,11 +45,11 @@ class Kernels:
         """Whether that kernel has been."""
         return self._entry(symbol).name in self.launched
 
-    def launch(self, launch: Launch, memory: Memory) -> None:
+    def launch(self, launch: Launch, memory: Memory, trace: Trace | None = None) -> Trace:
         """One launch; KeyError where no module has the kernel, a PtxError where it does wrong."""
         entry = self._entry(launch.symbol)
-        run(entry, launch.grid, launch.block, launch.arguments, memory)
         self.launched.add(entry.name)
+        return run(entry, launch.grid, launch.block, launch.arguments, memory, trace)
 
     def _entry(self, symbol: str) -> Entry:
         for module in self._modules:
@@ -68,13 +68,7 @@ def differences(
     What kernels are to write holds nothing defined at first: to read of it before is a Fault.
     ``canonical`` makes of an array's bytes what is compared.
     """
-    memory = Memory()
-    for array in done.memory.arrays:
-        given = np.frombuffer(array.before, np.uint8)
-        if len(given):
-            memory.register(
-                array.address, given, writable=not array.read_only, defined=array.defined
-            )
+    memory = memory_before(done)
     for launch in done.launches:
         kernels.launch(launch, memory)
     wrong = list[str]()
@@ -84,6 +78,18 @@ def differences(
             if (places := np.flatnonzero(here != there)).size:
                 wrong.append(f"{places.size} of {here.size} differ, the first at {places[0]}")
     return wrong
+
+
+def memory_before(done: Run) -> Memory:
+    """The interpreter's memory as the shim's was before the launches."""
+    memory = Memory()
+    for array in done.memory.arrays:
+        given = np.frombuffer(array.before, np.uint8)
+        if len(given):
+            memory.register(
+                array.address, given, writable=not array.read_only, defined=array.defined
+            )
+    return memory
 
 
 def with_one_nan(data: Any) -> Any:
