@@ -14,7 +14,7 @@ import pytest
 from shim import probes
 from shim.layers import ROPE_SHAPES, Call, dequantized
 from shim.library import Device
-from shim.sweep import FAMILIES, GROUPS, GTX16, ONE, TURING, activations
+from shim.sweep import FAMILIES, GROUPS, GTX16, ONE, TURING, activations, llama_cases
 from shim.weights import random_weight
 
 if TYPE_CHECKING:
@@ -86,6 +86,15 @@ def test_a_product(library: Library, turing: Kernels, kernel: str, group: int) -
             continue  # one share of k, a few times
         done = multiplied(library, kernel, shape, group, m, device)
         assert differences(done, turing) == [], f"{shape} m {m} {device}"
+
+
+@pytest.mark.parametrize("kernel", FAMILIES)
+def test_a_product_of_a_models_shape(library: Library, turing: Kernels, kernel: str) -> None:
+    family = FAMILIES[kernel]
+    for name, weight, m, device, seed in llama_cases(family):
+        x = activations(m, weight.k, seed)
+        done = library.multiply(kernel, weight, x, device, activations=family.activations)
+        assert differences(done, turing) == [], name
 
 
 @pytest.mark.parametrize("kernel", [name for name in FAMILIES if name.startswith("prefill")])

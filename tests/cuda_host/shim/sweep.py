@@ -98,7 +98,8 @@ def llama_cases(family: Family) -> Iterator[Case]:
         weight = random_weight(
             family.bits, rows, k, group, zeros=family.zeros[-1], order=False, seed=seed
         )
-        yield Case(f"{n}x{k}", weight, (1, 8, 1, 1)[seed] if decodes else 20, TURING, seed)
+        m = (1, 8, 1, 1)[seed] if decodes else (20, 64, 130, 16)[seed]
+        yield Case(f"{n}x{k} m {m}", weight, m, TURING, seed)
 
 
 CASES = {"odd": odd_cases, "small": small_cases, "llama": llama_cases}
