@@ -46,6 +46,13 @@ endif()
 if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
   set(CMAKE_CUDA_ARCHITECTURES 75-real 80-real 86-real 89-real 90)
 endif()
+# A later device would compile Turing's PTX, which lacks the stages that such a device is given.
+foreach(architecture IN LISTS CMAKE_CUDA_ARCHITECTURES)
+  if(architecture MATCHES "^7[0-9](-virtual)?$")
+    message(FATAL_ERROR "CMAKE_CUDA_ARCHITECTURES=${architecture} would keep PTX that later devices "
+      "cannot use; write 75-real")
+  endif()
+endforeach()
 enable_language(CUDA)
 find_package(CUDAToolkit 12.0 REQUIRED)
 set(CMAKE_CUDA_STANDARD 20)
