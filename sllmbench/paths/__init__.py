@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sllmbench.errors import InputError
 from sllmbench.formats import parse_format
-from sllmbench.hardware import cuda
+from sllmbench.hardware.cuda import usual_arithmetic
 from sllmbench.paths.base import Arithmetic, KernelUse, Path, PathLinear
 from sllmbench.paths.native import NativePath, StoredPath
 from sllmbench.paths.torch_float import TorchFloatPath
@@ -53,7 +53,7 @@ def path_names() -> list[str]:
 def default_paths(checkpoint: Checkpoint, device: str = "cpu") -> tuple[str, ...]:
     """The paths that ``sllmbench run`` takes where none are asked for."""
     names = _DEFAULTS if device == "cpu" else _CUDA_DEFAULTS
-    arithmetic = cuda.usual_arithmetic(device)
+    arithmetic = usual_arithmetic(device)
     return tuple(
         name for name in names if resolve(name, arithmetic, device).unsupported(checkpoint) is None
     )
