@@ -119,6 +119,9 @@ class GgmlLibrary:
         except (OSError, AttributeError) as error:
             raise InputError(f"ggml's libraries in {folder} cannot be used: {error}") from error
         self._log = _LogCallback(_log)  # ggml keeps no reference
+
+    def listen(self) -> None:
+        """Hear what ggml says: a process has one listener, and importing llama_cpp sets another."""
         self.log_set(self._log, None)
 
     def __getattr__(self, name: str) -> Any:
@@ -171,7 +174,7 @@ def folder() -> Path | str:
 
 
 def library() -> GgmlLibrary:
-    """Load the libraries, once.
+    """Load the libraries, once, and listen to them.
 
     Raises:
         InputError: there are none, or they cannot be used.
@@ -179,7 +182,9 @@ def library() -> GgmlLibrary:
     where = folder()
     if isinstance(where, str):
         raise InputError(where)
-    return _load(where)
+    loaded = _load(where)
+    loaded.listen()
+    return loaded
 
 
 _load = cache(GgmlLibrary)
