@@ -5,9 +5,9 @@
 
 All round the same linears to groups of the same size with zero points, from the same calibration
 text, and are written as dequantised floats, so that the same float32 kernels score all of them. A
-ratio is exp of the mean difference of the tokens' NLL from RTN's, paired token by token, with its
-95% interval (tokens taken as independent). FOLDER keeps what was quantised; the same command goes
-on there.
+ratio is exp of the mean difference of the tokens' NLL from the first method's, paired token by
+token, with its 95% interval (tokens taken as independent). FOLDER keeps what was quantised; the
+same command goes on there.
 """
 
 from __future__ import annotations
@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--bits", type=int, nargs="+", default=[4, 3])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--group-size", type=int, default=64)
     parser.add_argument("--calibration", default="owt")
     parser.add_argument("--samples", type=int, default=64)
@@ -91,10 +92,11 @@ def main() -> None:
 
     whole = token_nll(arguments.model, arguments)
     print(f"{len(whole)} tokens of {arguments.text}; float32: {math.exp(whole.mean()):.2f}\n")
-    print("| bits | method | perplexity | × float32 | × RTN (95%) |\n|--:|:--|--:|--:|--:|")
+    print(f"| bits | method | perplexity | × float32 | × `{arguments.methods[0]}` (95%) |")
+    print("|--:|:--|--:|--:|--:|")
     for bits in arguments.bits:
         base = None
-        for name in METHODS:
+        for name in arguments.methods:
             nll = token_nll(quantized(name, bits, arguments), arguments)
             base = nll if base is None else base
             grown = math.exp((nll - whole).mean())
