@@ -1,6 +1,6 @@
 """Train a small llama on packaged text, so that there is a model with true float weights.
 
-    python benchmarks/train_small_llama.py OUT            # 25 minutes on one core (AMD Zen 3)
+    python benchmarks/train_small_llama.py OUT            # 26 minutes on one busy core (Zen 3)
 
 The default model's weights come off a 4-bit grid, so quantising it costs something else than
 quantising a trained model. This one has 5.8 million float32 weights; it learns a byte-level BPE of
