@@ -252,6 +252,7 @@ def test_a_busy_machine_is_told_of() -> None:
     assert f"(process {pid}) took " in told
 
 
+@pytest.mark.slow
 def test_a_killed_child_leaves_the_others_running(
     tiny_llama: Path, text: Path, tmp_path: Path
 ) -> None:
@@ -295,6 +296,7 @@ def wait_for(process: subprocess.Popen[str], step: str) -> None:
     pytest.fail(f"the run ended before {step!r}")
 
 
+@pytest.mark.slow
 def test_kill_in_mid_run_keeps_finished_paths_and_the_next_run_works(
     tiny_llama: Path, text: Path, tmp_path: Path
 ) -> None:
@@ -313,6 +315,7 @@ def test_kill_in_mid_run_keeps_finished_paths_and_the_next_run_works(
         assert [r.path for r in opened.records()] == ["fp32", "int8"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
 def test_an_early_end_prints_and_stores_what_was_measured(
     tiny_llama: Path, text: Path, tmp_path: Path, ending: signal.Signals

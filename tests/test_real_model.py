@@ -14,7 +14,7 @@ from sllmbench.runners.transformers import TransformersRunner
 
 pytestmark = pytest.mark.slow
 
-N_TOKENS, CONTEXT = 8192, 1024
+N_TOKENS, CONTEXT = 4096, 1024
 
 
 @pytest.fixture(scope="module")

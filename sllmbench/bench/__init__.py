@@ -32,7 +32,7 @@ def run(
     max_seconds: float | None = None,
     threads: int | None = None,
     arithmetic: str | None = None,
-    eval_tokens: int = 8192,
+    eval_tokens: int = 4096,
     quality: bool = True,
     reference: str | None = None,
     text: str = "openwebtext",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,14 +59,15 @@ class QuantizedFolder(FolderCheckpoint):
             del config.quantization_config
         return config
 
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every float tensor's name and shape; a quantised linear's ``weight`` is one."""
+    @cached_property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of float tensors; a quantised linear's ``weight`` is one."""
         parts = {
             f"{weight.removesuffix('weight')}{part}"
             for weight, linear in self._linears.items()
             for part in linear
         }
-        floats = {name: shape for name, shape in super().shapes().items() if name not in parts}
+        floats = {name: shape for name, shape in super()._shapes.items() if name not in parts}
         return self._quantized_shapes | floats
 
     def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:

@@ -145,6 +145,7 @@ def test_a_rank_test_never_claims_more_than_its_units_allow() -> None:
     assert effect.p == pytest.approx(2 / math.comb(16, 8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "noise",
     [

@@ -7,16 +7,18 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from filelock import FileLock
 
 SHIM = Path(__file__).parents[1] / "cuda_host"
 sys.path.insert(0, str(SHIM))
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from shim.build import Build
     from shim.library import Library
@@ -25,14 +27,24 @@ if TYPE_CHECKING:
     Sweep = Callable[[Build, str, str], subprocess.CompletedProcess[str]]
 
 
+@contextmanager
+def shared_folder(factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
+    """A folder that the workers of pytest-xdist share, for one of them at a time."""
+    base = factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with FileLock(base / f"{name}.lock"):
+        yield base / name
+
+
 @pytest.fixture(scope="session")
 def plain_build(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """The kernels as they are, compiled once a session."""
+    """The kernels as they are."""
     from shim.build import build, missing
 
     if reason := missing():
         pytest.skip(reason)
-    return build(tmp_path_factory.mktemp("kernels"))
+    with shared_folder(tmp_path_factory, "kernels") as folder:
+        return build(folder)
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +54,8 @@ def sanitized_build(tmp_path_factory: pytest.TempPathFactory) -> Build:
 
     if reason := missing():
         pytest.skip(reason)
-    return build(tmp_path_factory.mktemp("sanitized"), *SANITIZERS)
+    with shared_folder(tmp_path_factory, "sanitized") as folder:
+        return build(folder, *SANITIZERS)
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +72,8 @@ def _kernels(arch: int, factory: pytest.TempPathFactory) -> Kernels:
     nvcc = shutil.which("nvcc")
     if nvcc is None:
         pytest.skip("no nvcc: its PTX cannot be compared")
-    return Kernels(nvcc, arch, factory.mktemp(f"sm_{arch}"))
+    with shared_folder(factory, f"sm_{arch}") as folder:
+        return Kernels(nvcc, arch, folder)
 
 
 @pytest.fixture(scope="session")

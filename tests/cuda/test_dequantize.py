@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from shim.library import Library
     from shim.weights import Weight
 
+pytestmark = pytest.mark.slow  # g++ takes a minute over the kernels
 SHAPES = ((16, 64), (1, 1), (77, 1000), (33, 77), (20, 8191), (9, 4096), (3, 12296))
 
 

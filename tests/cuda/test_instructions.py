@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from shim.library import Library
     from shim.probes import Probe
 
+pytestmark = pytest.mark.slow  # g++ takes a minute over the kernels
 NAN = 0x7FFF
 
 

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
     Failures = Callable[[Build, str, str], list[str]]
 
+pytestmark = pytest.mark.slow  # g++ takes a minute over the kernels
 
-@pytest.mark.parametrize(
-    "cases", ["small", *(pytest.param(name, marks=pytest.mark.slow) for name in ("odd", "llama"))]
-)
+
+@pytest.mark.parametrize("cases", ["small", "odd", "llama"])
 @pytest.mark.parametrize("kernel", FAMILIES)
 def test_products_are_those_of_the_oracle(
     plain_build: Build, failures_of: Failures, kernel: str, cases: str
@@ -30,7 +30,6 @@ def test_products_are_those_of_the_oracle(
     assert failures_of(plain_build, kernel, cases) == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kernel", FAMILIES)
 def test_no_kernel_does_what_is_undefined(
     sanitized_build: Build, failures_of: Failures, kernel: str

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from shim.layers import Shape
     from shim.library import Library
 
+pytestmark = pytest.mark.slow  # g++ takes a minute over the kernels
+
 
 def near(got: Any, wanted: tuple[Any, Any]) -> bool:
     """Two roundings to float32, of the terms' size, then one to fp16; NaN is not near."""

@@ -18,6 +18,8 @@ from sllmbench.studies.folder import StudyFolder
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow  # it starts a dozen processes
+
 PATHS = ["fp32", "bf16", "gptq", "unfused-gptq", "awq", "unfused-awq"]
 
 

@@ -68,7 +68,7 @@ def run(
     threads: ThreadsOption = None,
     arithmetic: ArithmeticOption = None,
     reference: ReferenceOption = None,
-    eval_tokens: Annotated[int, typer.Option(help="Tokens that quality is measured on.")] = 8192,
+    eval_tokens: Annotated[int, typer.Option(help="Tokens that quality is measured on.")] = 4096,
     text: Annotated[
         str, typer.Option(help="openwebtext, wikipedia or a UTF-8 file: prompt and quality.")
     ] = "openwebtext",

@@ -21,6 +21,7 @@ FLAGS = (
     *("-ffp-contract=off", "-fno-strict-aliasing", "-fno-gnu-unique"),
     *("-Wall", "-Wextra", "-Wno-unknown-pragmas", "-DSLLMBENCH_CUDA_HOST"),
 )
+LIBRARY = "libkernels.so"
 SANITIZERS = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
@@ -59,14 +60,16 @@ def missing() -> str | None:
 
 
 def build(folder: Path, *flags: str) -> Build:
-    """Compile and link everything, with SANITIZERS or without.
+    """Compile and link everything, with SANITIZERS or without; once a folder.
 
     Raises:
         CalledProcessError: g++ refuses.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _compile(sources(), folder, ROOT / "csrc", flags)
-    return _link(folder, sorted(folder.glob("*.o")), flags)
+    if not (folder / LIBRARY).exists():
+        _compile(sources(), folder, ROOT / "csrc", flags)
+        _link(folder, sorted(folder.glob("*.o")), flags)
+    return Build(folder / LIBRARY, folder, sanitized=bool(flags))
 
 
 def build_edited(whole: Build, folder: Path, edit: Edit, *flags: str) -> Build:
@@ -82,7 +85,8 @@ def build_edited(whole: Build, folder: Path, edit: Edit, *flags: str) -> Build:
     edited = folder / f"{source.name}.o"
     others = [o for o in whole.objects.glob("*.o") if o.name != edited.name]
     # The edited one first: of functions that are in several objects the linker takes the first.
-    return _link(folder, [edited, *sorted(others)], flags)
+    _link(folder, [edited, *sorted(others)], flags)
+    return Build(folder / LIBRARY, folder, sanitized=bool(flags))
 
 
 def _compile(files: list[Path], folder: Path, include: Path, flags: tuple[str, ...]) -> None:
@@ -96,8 +100,6 @@ def _compile(files: list[Path], folder: Path, include: Path, flags: tuple[str, .
         list(pool.map(compile_one, files))
 
 
-def _link(folder: Path, objects: list[Path], flags: tuple[str, ...]) -> Build:
-    library = folder / "libkernels.so"
-    command = ["g++", *flags, "-shared", *map(str, objects), "-o", str(library)]
+def _link(folder: Path, objects: list[Path], flags: tuple[str, ...]) -> None:
+    command = ["g++", *flags, "-shared", *map(str, objects), "-o", str(folder / LIBRARY)]
     subprocess.run(command, check=True)
-    return Build(library, folder, sanitized=bool(flags))

@@ -23,13 +23,15 @@ class Kernels:
     """The PTX of every kernel's file and of the probes, for one architecture."""
 
     def __init__(self, nvcc: str, arch: int, folder: Path) -> None:
-        """Compile; CalledProcessError where nvcc refuses."""
+        """Compile what ``folder`` lacks; CalledProcessError where nvcc refuses."""
+        folder.mkdir(exist_ok=True)
         sources = sorted([*KERNELS.glob("*.cu"), *SHIM.glob("*.cu")])
 
         def compiled(source: Path) -> Module:
             target = folder / f"{source.stem}.ptx"
             flags = ["-std=c++20", f"-arch=sm_{arch}", f"-I{ROOT / 'csrc'}", "-ptx"]
-            subprocess.run([nvcc, *flags, str(source), "-o", str(target)], check=True)
+            if not target.exists():
+                subprocess.run([nvcc, *flags, str(source), "-o", str(target)], check=True)
             return Module.parse(target.read_text())
 
         with ThreadPoolExecutor(2) as pool:
