@@ -14,7 +14,7 @@ from sllmbench.runners.transformers import TransformersRunner
 
 pytestmark = pytest.mark.slow
 
-N_WINDOWS, CONTEXT = 4, 1024
+N_TOKENS, CONTEXT = 8192, 1024
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +27,12 @@ def ids(checkpoint: Any) -> torch.Tensor:
     tokens = checkpoint.tokenizer()(
         assets.text("openwebtext"), add_special_tokens=False, verbose=False
     )
-    return torch.tensor(tokens["input_ids"][: N_WINDOWS * CONTEXT])
+    return torch.tensor(tokens["input_ids"][:N_TOKENS])
 
 
 @pytest.fixture(scope="module")
-def plain_nll(checkpoint: Any, ids: torch.Tensor) -> torch.Tensor:
-    """Each window's mean by transformers alone: its own model of the same floats, its own loss."""
+def plain_perplexity(checkpoint: Any, ids: torch.Tensor) -> float:
+    """transformers alone: its own model of the same floats, its own loss."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_config(checkpoint.config()).eval()
@@ -42,38 +42,25 @@ def plain_nll(checkpoint: Any, ids: torch.Tensor) -> torch.Tensor:
     assert not left.unexpected_keys
     with torch.inference_mode():
         losses = [model(w[None], labels=w[None]).loss.double() for w in ids.split(CONTEXT)]
-    return torch.stack(losses)
+    return float(torch.stack(losses).mean().exp())
 
 
 @pytest.mark.parametrize(
-    ("path", "relative", "n_windows"),
-    [
-        ("fp32", 1e-3, N_WINDOWS),
-        ("int8", 1e-2, N_WINDOWS),
-        ("gguf", 5e-3, N_WINDOWS),
-        ("bf16", 5e-3, 2),  # 30 tokens/s where it is emulated
-    ],
+    ("path", "relative"), [("fp32", 1e-3), ("int8", 1e-2), ("gguf", 5e-3), ("bf16", 5e-3)]
 )
 def test_perplexity_is_near_plain_transformers(
-    checkpoint: Any,
-    ids: torch.Tensor,
-    plain_nll: torch.Tensor,
-    path: str,
-    relative: float,
-    n_windows: int,
+    checkpoint: Any, ids: torch.Tensor, plain_perplexity: float, path: str, relative: float
 ) -> None:
     model = load_model(checkpoint, path)
-    text = ids[: n_windows * CONTEXT]
-    quality = evaluate(TransformersRunner(model), text, text_name="openwebtext", context=CONTEXT)
-    plain = float(plain_nll[:n_windows].mean().exp())
-    assert quality.perplexity == pytest.approx(plain, rel=relative)
-    assert quality.n_tokens == n_windows * (CONTEXT - 1)
+    quality = evaluate(TransformersRunner(model), ids, text_name="openwebtext", context=CONTEXT)
+    assert quality.perplexity == pytest.approx(plain_perplexity, rel=relative)
+    assert quality.n_tokens == N_TOKENS - N_TOKENS // CONTEXT
 
 
 def test_exact_arithmetic_on_stored_blocks_is_the_float_model(
-    checkpoint: Any, ids: torch.Tensor, plain_nll: torch.Tensor
+    checkpoint: Any, ids: torch.Tensor, plain_perplexity: float
 ) -> None:
     """Nothing is quantised again: the stored blocks stand for the very same weights."""
     model = load_model(checkpoint, "gguf", arithmetic="exact")
     quality = evaluate(TransformersRunner(model), ids, text_name="openwebtext", context=CONTEXT)
-    assert quality.perplexity == pytest.approx(float(plain_nll.mean().exp()), rel=1e-5)
+    assert quality.perplexity == pytest.approx(plain_perplexity, rel=1e-5)

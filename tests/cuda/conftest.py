@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from filelock import FileLock
+
+from sllmbench.assets.cache import exclusive
 
 SHIM = Path(__file__).parents[1] / "cuda_host"
 sys.path.insert(0, str(SHIM))
@@ -32,7 +33,7 @@ def shared_folder(factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
     """A folder that the workers of pytest-xdist share, for one of them at a time."""
     base = factory.getbasetemp()
     base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    with FileLock(base / f"{name}.lock"):
+    with exclusive(f"tests of {name}"):
         yield base / name
 
 
