@@ -176,8 +176,8 @@ def test_a_counter_that_turns_over_again_and_again_is_followed(
 def test_a_counter_that_turns_over_faster_than_it_can_be_read_is_refused(
     roots: Roots, add_zone: AddZone
 ) -> None:
-    counter = add_zone("intel-rapl:0", "package-0", 0, range_uj=1000)
-    window = measure(roots, lambda: counter.write_text("10"))
+    add_zone("intel-rapl:0", "package-0", 0, range_uj=1000)  # a turn takes 1 us at 1000 W
+    window = measure(roots, lambda: None)
     assert_refused(window, "package-0's counter was not read for .* whole turn")
 
 
