@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from sllmbench.formats import QuantTensor
 
-_CONVERTER = 2
+_CONVERTER = 3
 """Raised whenever gguf_convert.py writes something else than before."""
 _HEAD_BYTES = 1 << 20
 

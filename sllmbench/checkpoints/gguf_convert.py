@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sllmbench.checkpoints.gguf_header import GgufHeader, read_header
+from sllmbench.checkpoints.gguf_splits import apply_split
 from sllmbench.checkpoints.hf import one_line
 
 TOKENIZER_REASON = "tokenizer_unavailable.json"
@@ -78,9 +79,12 @@ def _convert_tokenizer(header: GgufHeader, folder: Path) -> None:
     try:
         if "tokenizer.ggml.model" not in header.metadata:
             raise ValueError("the file holds none")
-        AutoTokenizer.from_pretrained(
-            header.file.parent, gguf_file=header.file.name
-        ).save_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(header.file.parent, gguf_file=header.file.name)
+        split = header.metadata.get("tokenizer.ggml.pre", "default")
+        # Files from before splits had names are read as GPT-2's, as they were then.
+        if header.metadata["tokenizer.ggml.model"] == "gpt2" and split != "default":
+            apply_split(tokenizer.backend_tokenizer, str(split))
+        tokenizer.save_pretrained(folder)
     except Exception as error:  # speed can be measured without one; the reason is kept and shown
         (folder / TOKENIZER_REASON).write_text(json.dumps(one_line(error)))
 

@@ -12,18 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sllmbench.checkpoints.gguf import GgufCheckpoint
+from sllmbench.checkpoints.gguf_splits import split_name
 from sllmbench.errors import InputError
 
 if TYPE_CHECKING:
     from sllmbench.checkpoints.base import Checkpoint
 
-_DIGITS = "\\p{N}"
-_QWEN2 = (
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|%s|"
-    " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-)
-_SPLITS = {_QWEN2 % _DIGITS: "qwen2", _QWEN2 % f"{_DIGITS}{{1,3}}": "llama-bpe"}
-"""A ``Split`` on this pattern before the bytes, as published, by llama.cpp's name for it."""
 _NO_VOCABULARY = "no_vocab"
 
 
@@ -81,7 +75,7 @@ def _convert(writer: Any, folder: Path, vocab_size: int) -> str:
     if model["type"] != "BPE":
         raise InputError(f"llama.cpp has no {model['type']} tokenizer of this kind")
     byte_level = not model.get("byte_fallback")
-    split = _split_name(described) if byte_level else "default"
+    split = split_name(described) if byte_level else "default"
     tokens, types = _tokens(described, vocab_size)
     writer.add_tokenizer_model("gpt2" if byte_level else "llama")
     writer.add_tokenizer_pre(split)
@@ -94,27 +88,6 @@ def _convert(writer: Any, folder: Path, vocab_size: int) -> str:
     special.add_special_token.setdefault("bos", False)
     special.add_to_gguf(writer, quiet=True)
     return f"{'gpt2' if byte_level else 'llama'}, split as {split}, from tokenizer.json"
-
-
-def _split_name(described: dict[str, Any]) -> str:
-    """llama.cpp's name for how a byte-level BPE splits a text before it merges."""
-    outer = described.get("pre_tokenizer") or {}
-    steps = outer.get("pretokenizers", [outer])
-    kinds = [step.get("type") for step in steps]
-    if described.get("normalizer") not in (None, {"type": "NFC"}):
-        raise InputError("llama.cpp cannot be told this tokenizer's normalizer")
-    if kinds == ["ByteLevel"] and steps[0].get("use_regex", True):
-        return "gpt-2"
-    if kinds == ["Digits", "ByteLevel"] and steps[0].get("individual_digits"):
-        return "smollm"
-    if kinds == ["Split", "ByteLevel"]:
-        pattern = (steps[0].get("pattern") or {}).get("Regex")
-        if pattern in _SPLITS:
-            return _SPLITS[pattern]
-    raise InputError(
-        f"llama.cpp's name for this tokenizer's split ({', '.join(map(str, kinds))}) is not known "
-        "here"
-    )
 
 
 def _tokens(described: dict[str, Any], vocab_size: int) -> tuple[list[bytes], list[int]]:
