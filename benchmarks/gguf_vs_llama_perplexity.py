@@ -3,8 +3,9 @@
     python benchmarks/gguf_vs_llama_perplexity.py MODEL FOLDER --tool PATH/llama-perplexity
 
 Writes MODEL to FOLDER in each type, once, and lets both read the same packaged text. The tool cuts
-it into windows that do not overlap and scores the second half of each; so is scored here. Our
-figure is from the path ``gguf``: the file's own blocks, activations rounded to int8 as in ggml.
+it into windows that do not overlap and scores the second half of each but for its first token; so
+is scored here. Our figure is from the path ``gguf``: the file's own blocks, activations rounded to
+int8 as in ggml.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def ours(file: Path, text: str, context: int, chunks: int) -> float:
     runner = runners.resolve("gguf").load(checkpoint, 2, silent)
     total, scored = 0.0, 0
     for window in ids[: chunks * context].view(chunks, context):
-        for log_probs, targets in predictions(runner, window, context // 2):
+        for log_probs, targets in predictions(runner, window, context // 2 + 1):
             total -= float(log_probs.gather(1, targets[:, None]).double().sum())
             scored += len(targets)
     return math.exp(total / scored)
