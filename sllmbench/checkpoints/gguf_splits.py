@@ -7,7 +7,6 @@ it does not, "smollm" among them.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from sllmbench.errors import InputError
@@ -68,7 +67,7 @@ def apply_split(tokenizer: Any, name: str) -> None:
 
     split = next((split for split, names in _NAMES.items() if name in names), None)
     if split is None:
-        if json.loads(tokenizer.to_str())["pre_tokenizer"]["type"] == "ByteLevel":  # as GPT-2's
+        if isinstance(tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel):  # as GPT-2's
             raise InputError(f"how its tokenizer splits a text ({name!r}) is not known here")
         return
     before: list[Any] = []
