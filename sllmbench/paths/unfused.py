@@ -58,14 +58,13 @@ class UnfusedLinear(PathLinear):
         codes = self._codes
         if self._nibbles:
             codes = torch.stack((codes & 0x0F, codes >> 4), dim=-1).flatten(-2)
-            codes = codes[..., : self.in_features]
-        zero = self._zero if self._zeros is None else self._repeated(self._zeros)
-        return (codes.to(self._float_type) - zero) * self._repeated(self._scales)
-
-    def _repeated(self, of_groups: torch.Tensor) -> torch.Tensor:
-        """A value a group → the floats [n, in_features] of every weight."""
-        floats = of_groups.to(self._float_type)
-        return floats.repeat_interleave(self._group, -1)[..., : self.in_features]
+        codes = codes[:, : self.in_features]
+        short = -self.in_features % self._group  # a last group may be
+        grouped = functional.pad(codes, (0, short)).view(len(codes), -1, self._group)
+        floats = grouped.to(self._float_type)
+        zeros = self._zero if self._zeros is None else self._zeros.unsqueeze(-1)
+        expanded: torch.Tensor = (floats - zeros) * self._scales.unsqueeze(-1)
+        return expanded.flatten(-2)[:, : self.in_features]
 
     @property
     def stored_bytes(self) -> int:
