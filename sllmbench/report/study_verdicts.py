@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 from sllmbench.compare.series import Run, Series
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 Phase = Literal["prefill", "decode"]
 PHASES: tuple[Phase, ...] = ("decode", "prefill")
 VANILLA = "vanilla"
+MANY_FAULTS = 10_000
+"""Page faults a repetition that take milliseconds."""
 _HEADLINES = ("perplexity", "acc_norm", "acc")
 
 
@@ -220,6 +223,24 @@ def _why_unfused(found: Found, row: str) -> str | None:
     return (
         f"why: the weights are {speed.base}'s and the kernel is another"
         f" ({found.runs[row].kernel}); decode: {speed.said()}"
+        + _paging(found.runs[row], found.runs[speed.base])
+    )
+
+
+def _paging(own: Record, fused: Record) -> str:
+    """Page faults, where there are so many: a fresh page costs more than expanding into it does."""
+    counts = [
+        [seen.minor_faults for seen in record.interference if seen.minor_faults is not None]
+        for record in (own, fused)
+    ]
+    if not all(counts):
+        return ""
+    faults, base = (int(median(count)) for count in counts)
+    if faults < max(MANY_FAULTS, 10 * base):
+        return ""
+    return (
+        f"; page faults a repetition: {faults:,} against {base:,}, so the expanded weights went"
+        " into pages that the system had to hand out anew"
     )
 
 

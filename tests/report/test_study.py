@@ -169,6 +169,20 @@ def test_a_slower_row_says_so_and_only_a_faster_one_is_called_faster() -> None:
     assert "the kernel is another (torch expand + torch.linear); decode: SLOWER than GPTQ" in whole
 
 
+def test_page_faults_explain_an_expansion_that_is_slower_than_it_need_be() -> None:
+    def faulting(record: Record, *faults: int | None) -> Record:
+        seen = tuple(QUIET.model_copy(update={"minor_faults": count}) for count in faults)
+        return record.model_copy(update={"interference": seen})
+
+    fused = faulting(RUNS[4], 2_000, 3_000, None, 3_000, 4_000, 3_000)
+    unfused = faulting(RUNS[5], 24_000_000, *[20_000_000] * 5)
+    told = "page faults a repetition: 20,000,000 against 3,000, so the expanded weights went"
+    assert told in paragraph(text([*RUNS[:4], fused, unfused]))
+    few, unread = faulting(RUNS[5], *[9_000] * 6), faulting(RUNS[5], *[None] * 6)
+    for other in (few, unread):
+        assert "page faults" not in paragraph(text([*RUNS[:4], fused, other]))
+
+
 def test_the_papers_own_table_cannot_conclude_that_it_is_faster() -> None:
     slow = {"fp32": 26.15, "bf16": 26, "gptq": 8.72, "unfused-gptq": 8.7, "awq": 13.9}
     runs = [timed(path, tps, prefill_tps=10 * tps) for path, tps in slow.items()]
