@@ -7,8 +7,7 @@ All round the same linears to groups of the same size with zero points, from the
 text, and are written as dequantised floats, so that the same float32 kernels score all of them. A
 ratio is exp of the mean difference of the tokens' NLL from the first method's, paired token by
 token, with its 95% interval (tokens taken as independent). FOLDER keeps what was quantised; the
-same command goes on there. Calibration draws from the second half of OpenWebText, where a part of
-SMALL/held_out.txt comes from: its Wikipedia passages, the last of it, are unseen by both.
+same command goes on there.
 """
 
 from __future__ import annotations

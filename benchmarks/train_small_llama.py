@@ -4,9 +4,9 @@
 
 The default model's weights come off a 4-bit grid, so quantising it costs something else than
 quantising a trained model. This one has 5.8 million float32 weights; it learns a byte-level BPE of
-4,096 tokens, then the first nine tenths of the packaged OpenWebText and Wikipedia passages. OUT
-becomes a Hugging Face folder that every command takes, and OUT/held_out.txt holds the last tenth,
-which it never saw:
+4,096 tokens, then nine tenths of the packaged OpenWebText and Wikipedia passages. OUT becomes a
+Hugging Face folder that every command takes, and OUT/held_out.txt holds the other tenth, which
+neither it saw nor a calibration does:
 
     sllmbench run OUT --text OUT/held_out.txt
 """
@@ -34,11 +34,17 @@ PEAK_LEARNING_RATE, WARM_UP = 1.5e-3, 0.05
 
 
 def split_texts() -> tuple[str, str]:
-    """What is trained on, and the passages of each text that are held out: its last tenth."""
-    parts = [assets.text(name).split("\n\n") for name in TEXTS]
-    cuts = [len(part) * 9 // 10 for part in parts]
-    seen = [passage for part, cut in zip(parts, cuts, strict=True) for passage in part[:cut]]
-    unseen = [passage for part, cut in zip(parts, cuts, strict=True) for passage in part[cut:]]
+    """What is trained on, and what is held out: of each text the tenth that ends in its middle.
+
+    Calibrations draw from the second half.
+    """
+    seen, unseen = list[str](), list[str]()
+    for text in map(assets.text, TEXTS):
+        end = 0
+        for passage in text.split("\n\n"):
+            begin, end = end, end + len(passage) + 2
+            inside = 0.4 * len(text) <= begin and end <= len(text) // 2
+            (unseen if inside else seen).append(passage)
     return "\n\n".join(seen), "\n\n".join(unseen)
 
 
