@@ -121,6 +121,14 @@ def test_a_split_of_an_unknown_name_is_refused_unless_transformers_knew_it() -> 
     assert known.to_str() == before
 
 
+@pytest.mark.parametrize(("name", "tokens"), [("llama3", ["abc"]), ("qwen2", ["a", "b", "c"])])
+def test_a_whole_word_needs_no_merges_in_llama_3(name: str, tokens: list[str]) -> None:
+    vocabulary = {text: id for id, text in enumerate(("a", "b", "c", "abc"))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    apply_split(tokenizer, name)
+    assert tokenizer.encode("abc").tokens == tokens
+
+
 def test_a_split_that_llama_cpp_has_no_name_for_is_told(tmp_path: Path, tiny_llama: Path) -> None:
     summary = write_gguf(open_checkpoint(str(tiny_llama)), tmp_path / "out.gguf", "F16")
     assert summary.tokenizer == "none: llama.cpp has no WordLevel tokenizer of this kind"
