@@ -236,9 +236,12 @@ def far_memory(near: int, far: int) -> Effect:
 
 
 def torch_without(variable: str, value: str) -> Effect:
-    """Torch's arithmetic in processes of their own, with and without a setting."""
+    """Torch's arithmetic in processes of their own, with and without a setting.
+
+    On one thread: a team waits for what else runs on a processor, and would hide the difference.
+    """
     code = (
-        "import json, time, torch\n"
+        "import json, time, torch; torch.set_num_threads(1)\n"
         "a, b = torch.ones(512, 512, dtype=torch.bfloat16), torch.ones(1024, 1024)\n"
         "def best(call):\n"
         "    call()\n"
