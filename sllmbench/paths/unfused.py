@@ -59,9 +59,9 @@ class UnfusedLinear(PathLinear):
         if self._nibbles:
             codes = torch.stack((codes & 0x0F, codes >> 4), dim=-1).flatten(-2)
         codes = codes[:, : self.in_features]
-        short = -self.in_features % self._group  # a last group may be
-        grouped = functional.pad(codes, (0, short)).view(len(codes), -1, self._group)
-        floats = grouped.to(self._float_type)
+        if short := -self.in_features % self._group:  # the last group
+            codes = functional.pad(codes, (0, short))
+        floats = codes.reshape(len(codes), -1, self._group).to(self._float_type)
         zeros = self._zero if self._zeros is None else self._zeros.unsqueeze(-1)
         expanded: torch.Tensor = (floats - zeros) * self._scales.unsqueeze(-1)
         return expanded.flatten(-2)[:, : self.in_features]
