@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 import tempfile
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from sllmbench.hardware.roots import Roots
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from sllmbench.measure.energy import EnergyWindow
 
 _NOBODY = 65534
 
@@ -52,6 +55,33 @@ def write() -> Callable[[Path, str], Path]:
         return file
 
     return write
+
+
+@pytest.fixture
+def add_zone(roots: Roots, write: Callable[[Path, str], Path]) -> Callable[..., Path]:
+    """A writer of one powercap zone; it returns the zone's counter."""
+
+    def add_zone(zone: str, name: str, energy_uj: int, range_uj: int = 262_143_328_850) -> Path:
+        folder = roots.sys / "class/powercap" / zone
+        write(folder / "name", f"{name}\n")
+        write(folder / "max_energy_range_uj", f"{range_uj}\n")
+        return write(folder / "energy_uj", f"{energy_uj}\n")
+
+    return add_zone
+
+
+@pytest.fixture
+def assert_refused() -> Callable[[EnergyWindow, str], None]:
+    """A check that a window holds no figure, and why."""
+
+    def assert_refused(window: EnergyWindow, pattern: str) -> None:
+        assert window.energy_j is window.above_idle_j is window.uncertainty_j is None
+        assert window.source is None
+        assert window.domains_j == {}
+        assert window.reason is not None
+        assert re.search(pattern, window.reason), window.reason
+
+    return assert_refused
 
 
 @pytest.fixture
